@@ -1,0 +1,1 @@
+"""The commands of PSPF, one file each: options, one call into the library, printing."""
