@@ -1,0 +1,1 @@
+"""Floor 1: the only place of PSPF that opens, writes, syncs, renames and locks files."""

@@ -1,0 +1,49 @@
+"""Replace a small file so that a crash leaves the old one or the new one, whole."""
+
+from pspf.disk.real import CREATE_EMPTY, Disk
+
+
+def replace_file(disk: Disk, dir_fd: int, name: str, data: bytes) -> None:
+    """Write ``data`` as ``name``: temporary file, sync, rename, sync of the directory.
+
+    If we die before the rename the old file stands and ``name.tmp`` is overwritten by the next attempt; if we
+    die behind it, the new name may or may not have reached the disk, and either file is whole.
+    """
+    temporary = name + ".tmp"
+    fd = disk.open(temporary, CREATE_EMPTY, dir_fd)
+    try:
+        disk.pwrite(fd, data, 0)
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
+    disk.rename(temporary, name, dir_fd)
+    disk.fsync(dir_fd)
+
+
+def read_file(disk: Disk, dir_fd: int, name: str, limit: int) -> bytes:
+    """The whole of a small file, at most ``limit`` bytes of it."""
+    fd = disk.open(name, dir_fd=dir_fd)
+    try:
+        return disk.pread(fd, limit, 0)
+    finally:
+        disk.close(fd)
+
+
+def remove_tree(disk: Disk, dir_fd: int, name: str) -> None:
+    """Remove a directory of PSPF with everything in it; it must not be in use any more."""
+    try:
+        inner = disk.open_dir(name, dir_fd)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        disk.unlink(name, dir_fd)
+        return
+    try:
+        for entry in disk.listdir(inner):
+            try:
+                disk.unlink(entry, inner)
+            except (IsADirectoryError, PermissionError):
+                remove_tree(disk, inner, entry)
+    finally:
+        disk.close(inner)
+    disk.rmdir(name, dir_fd)
