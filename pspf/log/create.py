@@ -1,0 +1,111 @@
+"""Make a partition's directory, or its next segment, so that a final name always has whole contents."""
+
+from os import urandom
+
+from pspf.disk.real import CREATE_EMPTY, CREATE_NEW
+from pspf.format.segment import REASON_FIRST, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name
+from pspf.format.slots import Commit, Start, fold
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pspf.disk.real import Disk
+    from pspf.format.batch import Encoded
+    from pspf.log.files import Identity, PartitionFiles, Segment
+
+ROLL_TEMPORARY = "roll.tmp"
+
+
+def random_id() -> int:
+    """64 random bits that are not zero."""
+    return int.from_bytes(urandom(8), "little") or 1
+
+
+def create_partition(disk: "Disk", topic_fd: int, identity: "Identity", base: int = 0) -> None:
+    """Make the directory of a partition with an empty segment in it.
+
+    Everything is built under a name of its own, synced, and renamed; if somebody else was first, ours is removed. If we
+    die before the rename, a ``.new-`` directory stays that nobody opens. The entry in the topic's directory is synced by
+    whoever opens the partition first (flag LINKED): nobody may acknowledge into a directory that a power cut takes away.
+    """
+    temporary = f".new-{random_id():016x}"
+    disk.mkdir(temporary, topic_fd)
+    dir_fd = disk.open_dir(temporary, topic_fd)
+    try:
+        header = SegmentHeader(
+            random_id(),
+            identity.topic_id,
+            identity.partition,
+            base,
+            created_ns=disk.now_ns(),
+            log_start=base,
+            settings=identity.settings,
+        )
+        topic_fold = fold(identity.topic_id)
+        place = SEGMENT_HEADER_BYTES
+        commit = Commit(0, 1, 0, base, base, base, place, place, 0, topic_fold)
+        for name, data in (
+            (segment_name(base), header.encode()),
+            ("commit", commit.encode().ljust(1024, b"\0")),
+            ("start", Start(0, 1, base, base, topic_fold).encode().ljust(1024, b"\0")),
+            ("lock", bytes(64)),
+        ):
+            fd = disk.open(name, CREATE_NEW, dir_fd)
+            try:
+                disk.pwrite(fd, data, 0)
+                disk.fsync(fd)
+            finally:
+                disk.close(fd)
+        disk.fsync(dir_fd)
+        try:
+            disk.rename(temporary, str(identity.partition), topic_fd)
+            return
+        except OSError:  # ENOTEMPTY or EEXIST: another process was first
+            disk.stat_name(str(identity.partition), topic_fd)
+    finally:
+        disk.close(dir_fd)
+    from pspf.disk.atomic import remove_tree
+
+    remove_tree(disk, topic_fd, temporary)
+
+
+def create_segment(files: "PartitionFiles", header: SegmentHeader, first: "Encoded | None" = None) -> "Segment":
+    """Write the segment of ``header`` (and a first control batch), sync it, and give it its final name.
+
+    If we die before the rename, ``roll.tmp`` stays and is overwritten by the next roll; behind it, the successor is found
+    by its name, which is the end offset of the segment before.
+
+    :raises OSError: nothing has its final name, unless it came from the sync of the directory.
+    """
+    disk = files.disk
+    block = header.encode()
+    fd = disk.open(ROLL_TEMPORARY, CREATE_EMPTY, files.dir_fd)
+    try:
+        disk.pwrite(fd, block, 0)
+        if first is not None:
+            sealed = first.seal(
+                header.base, header.epoch, header.created_ns, header.segment_id, len(block), header.crc, header.base, 0
+            )
+            disk.pwritev(fd, [sealed, *first.parts], len(block))
+        disk.fsync(fd)
+        disk.rename(ROLL_TEMPORARY, segment_name(header.base), files.dir_fd)
+        disk.fsync(files.dir_fd)
+    except BaseException:
+        disk.close(fd)
+        raise
+    from pspf.log.files import Segment
+
+    return Segment(fd, header.base, header, header.segment_id)
+
+
+def first_header(identity: "Identity", base: int, now_ns: int) -> SegmentHeader:
+    """Header of a segment without a predecessor."""
+    return SegmentHeader(
+        random_id(),
+        identity.topic_id,
+        identity.partition,
+        base,
+        created_ns=now_ns,
+        log_start=base,
+        reason=REASON_FIRST,
+        settings=identity.settings,
+    )

@@ -1,0 +1,477 @@
+"""Read one partition forward: whole batches below the visible end, each checked before it is handed out.
+
+A reader takes no lock and never waits for a writer. It goes to the visible end that ``commit`` names, and in a segment that has a
+successor up to that one's base offset. What does not check is an error with file, byte and offset, and the offset
+behind it, from which reading can go on.
+"""
+
+from pspf import errors
+from pspf.disk import real
+from pspf.format.batch import (
+    FLAG_CONTROL,
+    HEADER_BYTES,
+    VERSION,
+    Header,
+    batch_crc_of,
+    header_fault,
+    parse_header,
+)
+from pspf.format.segment import SEGMENT_HEADER_BYTES
+from pspf.format.slots import FLAG_DELETED
+from pspf.log.files import Identity, PartitionFiles, Segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pspf.disk.real import Disk
+    from pspf.format.columns import Columns
+    from pspf.format.slots import Commit
+
+
+class RawBatch:
+    """One checked batch as it lies on disk."""
+
+    __slots__ = ("body", "header", "header_bytes", "path", "position")
+
+    def __init__(self, header: Header, header_bytes: bytes, body: bytes, position: int, path: str) -> None:
+        self.header = header
+        self.header_bytes = header_bytes
+        self.body = body
+        self.position = position
+        self.path = path
+
+    def columns(self) -> "Columns":
+        """The records, a column at a time."""
+        from pspf.format.columns import Columns
+
+        return Columns(self.header, self.body)
+
+
+class PartitionReader:
+    """A position in one partition.
+
+    :param open_dir: gives a descriptor of the partition's directory, or None while nothing was ever appended.
+    :param settle: finish what a crash left before reading, where we may write.
+    """
+
+    __slots__ = (
+        "_bases",
+        "_chain",
+        "_commit",
+        "_disk",
+        "_files",
+        "_forks",
+        "_limit_base",
+        "_open_dir",
+        "_segment",
+        "_settle",
+        "identity",
+        "next_offset",
+        "position",
+        "skipped",
+        "unsettled",
+    )
+
+    def __init__(self, disk: "Disk", identity: Identity, open_dir: "Callable[[], int | None]", settle: bool) -> None:
+        self._disk = disk
+        self.identity = identity
+        self._open_dir = open_dir
+        self._settle = settle
+        self._files: "PartitionFiles | None" = None
+        self._segment: "Segment | None" = None
+        self._commit: "Commit | None" = None
+        self._bases: "list[int]" = []
+        self._chain: "int | None" = None
+        self._limit_base = -1
+        self._forks = real.forks
+        self.next_offset = 0
+        self.position = 0
+        self.skipped = 0
+        self.unsettled = 0
+
+    # -- opening and ends
+
+    @property
+    def topic(self) -> str:
+        """Name of the topic."""
+        return self.identity.topic
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
+        return self.identity.partition
+
+    @property
+    def commit_path(self) -> str:
+        """The file that is written at each publish: what a waiter watches."""
+        return f"{self.identity.path}/commit"
+
+    def _open(self) -> "PartitionFiles | None":
+        if self._forks != real.forks:
+            raise errors.UseAfterFork(
+                f"cannot read {self.identity}", "it was opened before a fork", "", "open the store again in the child"
+            )
+        if self._files is None:
+            dir_fd = self._open_dir()
+            if dir_fd is None:
+                return None
+            files = PartitionFiles(self._disk, self.identity, dir_fd, writable=False)
+            self._files = files
+            if self._settle:
+                from pspf.log.settle import settle
+
+                self.unsettled = settle(files)
+        return self._files
+
+    def _refresh(self) -> "Commit | None":
+        """The slot in force, or None while there is no partition."""
+        files = self._open()
+        if files is None:
+            return None
+        commit = files.read_commit()
+        if commit is None:
+            commit = files.read_commit()  # a torn look at a slot that is being written
+        if commit is None:
+            raise errors.Damaged(
+                f"cannot read {self.identity}",
+                "both slots of 'commit' are damaged",
+                self.commit_path,
+                f"pspf verify {self.topic}",
+                path=self.commit_path,
+                position=0,
+                offset=0,
+            )
+        if commit.flags & FLAG_DELETED:
+            raise errors.TopicDeleted(f"cannot read '{self.topic}'", "the topic was deleted")
+        before = self._commit
+        if before is not None and before.generation != commit.generation:
+            self._drop_segment()
+            if commit.visible_offset < self.next_offset:
+                self._commit = commit
+                lost = self.next_offset - commit.visible_offset
+                self.next_offset = commit.visible_offset
+                raise errors.RecordsTakenBack(
+                    f"records of {self.identity} were taken back",
+                    f"{lost} records that had been read were never on stable storage",
+                    "",
+                    offset=commit.visible_offset,
+                )
+        self._commit = commit
+        return commit
+
+    def end(self) -> int:
+        """The visible end: offset behind the last record that may be read now."""
+        commit = self._refresh()
+        return commit.visible_offset if commit is not None else 0
+
+    def start(self) -> int:
+        """The log start offset."""
+        files = self._open()
+        if files is None:
+            return 0
+        start = files.read_start()
+        if start is not None:
+            return start.log_start
+        bases = self._list()
+        return bases[0] if bases else 0
+
+    def _list(self) -> "list[int]":
+        assert self._files is not None
+        self._bases = self._files.segment_bases()
+        return self._bases
+
+    def _drop_segment(self) -> None:
+        if self._segment is not None:
+            self._disk.close(self._segment.fd)
+            self._segment = None
+        self._chain = None
+
+    def close(self) -> None:
+        """Let go of all files."""
+        if self._forks == real.forks:
+            self._drop_segment()
+            if self._files is not None:
+                self._files.close()
+        self._segment = self._files = None
+
+    # -- finding a place
+
+    def seek(self, offset: int) -> None:
+        """Go to the batch that holds ``offset``, or the first one behind it.
+
+        An offset below the log start goes to the start, and ``skipped`` says how many are gone; one beyond the end waits there.
+        """
+        self._drop_segment()
+        files = self._open()
+        self.next_offset = offset
+        if files is None:
+            return
+        start = self.start()
+        if offset < start:
+            self.skipped += start - offset
+            self.next_offset = start
+
+    def _enter(self, commit: "Commit") -> bool:
+        """Open the segment that holds ``next_offset`` and go to its batch; False at the end."""
+        files = self._files
+        assert files is not None
+        offset = self.next_offset
+        if offset >= commit.active_base:
+            base = commit.active_base
+            self._limit_base = -1
+        else:
+            if not self._bases or self._bases[-1] != commit.active_base:
+                self._list()
+            below = [b for b in self._bases if b <= offset]
+            if not below:
+                if not self._bases:
+                    raise self._damaged("the segment is missing", commit.active_base, 0, commit.visible_offset)
+                first = self._bases[0]
+                if self.start() > offset:  # retention took them
+                    self.skipped += self.start() - offset
+                    self.next_offset = max(self.start(), first)
+                    return self._enter(commit)
+                raise self._damaged("the segment that held it is missing", offset, 0, first)
+            base = below[-1]
+            above = [b for b in self._bases if b > base]
+            self._limit_base = above[0] if above else -1
+        segment = files.open_segment(base)
+        if segment is None:
+            if base in self._bases and base != commit.active_base and base not in self._list():
+                return self._enter(commit)
+            raise self._damaged("the segment is missing", base, 0, self._behind(base, commit))
+        self._segment = segment
+        self._chain = None
+        self.position = SEGMENT_HEADER_BYTES
+        if segment.header is None:
+            # Said once, by name; the batches name their segment themselves and are read all the same.
+            pass
+        elif offset == base:
+            self._chain = segment.header.crc
+        if offset > base:
+            self._find(segment, offset, commit)
+        return True
+
+    def _behind(self, base: int, commit: "Commit") -> int:
+        following = [b for b in self._bases if b > base]
+        return following[0] if following else commit.visible_offset
+
+    def _limits(self, segment: Segment, commit: "Commit") -> "tuple[int, int]":
+        """Byte and offset at which reading in this segment ends."""
+        if segment.base == commit.active_base:
+            return commit.visible_position, commit.visible_offset
+        if self._limit_base < 0:
+            self._list()
+            above = [b for b in self._bases if b > segment.base]
+            self._limit_base = above[0] if above else commit.active_base
+        return self._disk.size(segment.fd), self._limit_base
+
+    def _find(self, segment: Segment, offset: int, commit: "Commit") -> None:
+        from pspf.log.index import read_index
+        from pspf.log.scan import hop
+
+        files = self._files
+        assert files is not None
+        end, end_offset = self._limits(segment, commit)
+        if offset >= end_offset and segment.base == commit.active_base:
+            self.position = end
+            return
+        at = SEGMENT_HEADER_BYTES
+        if end - at > 512 << 10:
+            for entry in read_index(files, segment):
+                if entry.base_offset > offset or entry.position >= end:
+                    break
+                at = entry.position
+        for position, header in hop(self._disk, segment.fd, segment.segment_id, at, end):
+            self.position = position
+            if header.next_offset > offset:
+                return
+        self.position = end
+
+    def seek_time(self, timestamp_ms: int) -> int:
+        """The first offset whose record has a timestamp of at least ``timestamp_ms``; the end if there is none."""
+        from pspf.log.search import first_at_or_after
+
+        commit = self._refresh()
+        if commit is None:
+            return 0
+        assert self._files is not None
+        return first_at_or_after(self._files, commit, max(self.start(), 0), timestamp_ms)
+
+    def seek_back(self, count: int) -> int:
+        """The offset of the record that is ``count`` records before the end; the log start if there are fewer."""
+        from pspf.log.search import records_before_end
+
+        commit = self._refresh()
+        if commit is None:
+            return 0
+        assert self._files is not None
+        return records_before_end(self._files, commit, self.start(), count)
+
+    # -- reading
+
+    def read(self, max_bytes: int = 1 << 20) -> "list[RawBatch]":
+        """The next batches, about ``max_bytes`` of them, at least one; empty at the visible end.
+
+        The first may begin before the offset that was sought. Control batches are left out.
+
+        :raises pspf.errors.Damaged: the next batch cannot be read; ``resume_offset`` is behind it.
+        :raises pspf.errors.TopicDeleted: the topic is gone.
+        """
+        try:
+            while True:
+                commit = self._commit
+                if commit is None or self.next_offset >= commit.visible_offset or self._segment is None:
+                    commit = self._refresh()
+                if commit is None or self.next_offset >= commit.visible_offset:
+                    return []
+                if self._segment is None and not self._enter(commit):
+                    return []
+                batches = self._read_here(commit, max_bytes)
+                if batches:
+                    return batches
+        except OSError as error:
+            raise errors.from_os(error, f"cannot read {self.identity}", self.identity.path) from error
+
+    def _read_here(self, commit: "Commit", max_bytes: int) -> "list[RawBatch]":
+        """Batches from the open segment; none when it was left for the next one."""
+        segment = self._segment
+        assert segment is not None
+        end, end_offset = self._limits(segment, commit)
+        start = self.position
+        if start >= end or self.next_offset >= end_offset:
+            return self._leave(segment, commit, end_offset)
+        data = self._disk.pread(segment.fd, min(max_bytes, end - start), start)
+        path = f"{self.identity.path}/{segment.name}"
+        batches: "list[RawBatch]" = []
+        at = 0
+        while at < len(data) or (at == 0 and not data):
+            position = start + at
+            fault = ""
+            if len(data) - at < HEADER_BYTES and position + HEADER_BYTES <= end:
+                break  # the rest of it lies behind what was read
+            fault = header_fault(data, at, segment.segment_id, position)
+            header = None
+            if not fault:
+                header = parse_header(data, at)
+                if len(data) - at < header.size and position + header.size <= end:
+                    if at:
+                        break
+                    data += self._disk.pread(segment.fd, header.size - len(data), start + len(data))
+                fault = self._fault_of(header, data, at, end_offset, commit)
+            if fault:
+                if batches:
+                    break  # first what is whole
+                return self._fail(segment, commit, fault, position, header, end, end_offset)
+            assert header is not None
+            if header.base_offset >= end_offset and header.span:
+                break
+            size = header.size
+            self._chain = header.crc
+            self.next_offset = max(self.next_offset, header.next_offset)
+            if not header.flags & FLAG_CONTROL and header.count:
+                batches.append(
+                    RawBatch(
+                        header, data[at : at + HEADER_BYTES], data[at + HEADER_BYTES : at + size], position, path
+                    )
+                )
+            at += size
+            self.position = start + at
+        return batches
+
+    def _fault_of(self, header: Header, data: bytes, at: int, end_offset: int, commit: "Commit") -> str:
+        if header.version > VERSION:
+            raise errors.NewerFormat(
+                f"cannot read {self.identity}",
+                f"offset {header.base_offset} was written by a newer version of PSPF",
+                "",
+                "upgrade with: pip install --upgrade pspf-streams",
+            )
+        if self._chain is not None and header.chain != self._chain:
+            return "the batch does not follow the one before it (chain mismatch)"
+        if len(data) - at < header.size:
+            return "the file ends inside a batch"
+        if self._chain is not None and header.base_offset != self.next_offset and header.next_offset > self.next_offset:
+            if header.base_offset > self.next_offset:
+                return f"the batch begins at offset {header.base_offset} instead of {self.next_offset}"
+        view = memoryview(data)
+        if batch_crc_of(view[at : at + HEADER_BYTES], view[at + HEADER_BYTES : at + header.size]) != header.batch_crc:
+            return "batch CRC mismatch"
+        return ""
+
+    def _fail(
+        self,
+        segment: Segment,
+        commit: "Commit",
+        fault: str,
+        position: int,
+        header: "Header | None",
+        end: int,
+        end_offset: int,
+    ) -> "list[RawBatch]":
+        """Below the visible end nothing may be wrong, unless the end was just moved (repair, a cut): look once."""
+        generation = commit.generation
+        fresh = self._refresh()
+        if fresh is None or fresh.generation != generation:
+            self._drop_segment()
+            return []
+        resume = end_offset
+        if header is not None and fault == "batch CRC mismatch" and position + header.size <= end:
+            resume = header.next_offset
+        else:
+            from pspf.log.scan import headers_behind
+
+            following = next(
+                headers_behind(self._disk, segment.fd, segment.segment_id, position + 1, end, self.next_offset), None
+            )
+            if following is not None:
+                resume = min(following[1].base_offset, end_offset)
+                if resume == self.next_offset:
+                    resume = following[1].next_offset
+        raise self._damaged(fault, segment.base, position, resume)
+
+    def _damaged(self, fault: str, base: int, position: int, resume: int) -> errors.Damaged:
+        from pspf.format.segment import segment_name
+
+        offset = self.next_offset
+        path = f"{self.identity.path}/{segment_name(base)}"
+        last = f" to {resume - 1}" if resume - 1 > offset else ""
+        return errors.Damaged(
+            f"damage in {self.identity} at offset {offset}{last}",
+            fault,
+            f"{path} at byte {position}" if position else path,
+            f"pspf verify {self.topic}; read on with: -o {resume}, or --skip-damaged",
+            path=path,
+            position=position,
+            offset=offset,
+            resume_offset=resume,
+        )
+
+    def _leave(self, segment: Segment, commit: "Commit", end_offset: int) -> "list[RawBatch]":
+        """The end of a segment that is not the active one: go to its successor, and check the boundary."""
+        if segment.base == commit.active_base:
+            # The active segment ended before the end that ``commit`` names in it.
+            if self.position >= commit.visible_position and self.next_offset < commit.visible_offset:
+                return self._fail(segment, commit, "the segment ends before its durable end", self.position, None, 0, commit.visible_offset)
+            fresh = self._refresh()
+            if fresh is not None and fresh.active_base != segment.base:
+                self._limit_base = -1
+            return []
+        following = end_offset
+        if self.next_offset < following:
+            fault = "the segment ends early: the next one begins at a higher offset"
+            return self._fail(segment, commit, fault, self.position, None, 0, following)
+        chain, position = self._chain, self.position
+        self._drop_segment()
+        self.next_offset = max(self.next_offset, following)
+        if not self._enter(commit):
+            return []
+        new = self._segment
+        if new is not None and new.header is not None and chain is not None and new.base == following:
+            header = new.header
+            if header.prev_end != following or (header.prev_crc and header.prev_crc != chain):
+                raise self._damaged(
+                    f"the segment does not follow the one before it, which ends at byte {position}", new.base, 0, following
+                )
+        return []

@@ -1,0 +1,79 @@
+"""A reader that comes first after a crash finishes what it can: adopts and publishes, but never cuts."""
+
+from pspf.disk.real import WRITE
+from pspf.format.segment import SEGMENT_HEADER_BYTES
+from pspf.log.files import PartitionFiles
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pspf.format.slots import Commit
+
+
+def settle(files: PartitionFiles) -> int:
+    """Bring ``commit`` up to the log if nobody has the partition open for writing.
+
+    Costs one open and two looks at file sizes when there is nothing to do.
+
+    :returns: bytes behind the published end that stay unsettled (torn, or we may not write); 0 usually.
+    """
+    commit = files.read_commit()
+    behind = _behind(files, commit)
+    if behind == 0:
+        return 0
+    disk = files.disk
+    try:
+        lock_fd = disk.open("lock", WRITE, files.dir_fd)
+    except OSError:
+        return max(behind, 0)  # a read-only store: up to the published end
+    try:
+        from pspf import errors
+        from pspf.log.recovery import Recovery, lock_record
+
+        disk.lock(lock_fd)
+        commit_fd = disk.open("commit", WRITE, files.dir_fd)
+        try:
+            if not disk.lock(commit_fd, wait=False):
+                return 0  # writers are at work: what is behind the end is theirs
+            with_write = PartitionFiles(disk, files.identity, disk.open_dir(".", files.dir_fd), writable=True)
+            try:
+                recovery = Recovery(with_write, may_cut=False)
+                end, slot = recovery.run()
+                disk.close(end.segment.fd)
+                record = lock_record(end, slot.generation, 0, 0)
+                disk.pwrite(lock_fd, record.encode(), 0)
+                return recovery.report.unsettled
+            finally:
+                with_write.close()
+        finally:
+            disk.close(commit_fd)
+    except OSError:
+        return max(behind, 0)
+    except errors.IOFailed:
+        return max(behind, 0)
+    finally:
+        disk.close(lock_fd)
+
+
+def _behind(files: PartitionFiles, commit: "Commit | None") -> int:
+    """Bytes behind the durable end of the active segment; -1 when there is something else to do."""
+    if commit is None or commit.flags:
+        from pspf.format.slots import FLAG_DELETED, FLAG_DOUBT, FLAG_LINKED, FLAG_POISONED
+
+        if commit is None:
+            return -1
+        if commit.flags & (FLAG_DELETED | FLAG_POISONED | FLAG_DOUBT):
+            return 0
+        if commit.flags & ~FLAG_LINKED:
+            return -1
+    from pspf.format.segment import segment_name
+
+    try:
+        size = files.disk.stat_name(segment_name(commit.active_base), files.dir_fd).st_size
+        if size != commit.durable_position:
+            return max(size - commit.durable_position, 1)
+        if commit.durable_position > SEGMENT_HEADER_BYTES:
+            files.disk.stat_name(segment_name(commit.durable_offset), files.dir_fd)
+            return -1  # a successor that nobody published
+    except FileNotFoundError:
+        return 0
+    return 0

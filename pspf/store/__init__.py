@@ -1,0 +1,1 @@
+"""Floor 4: a directory of topics: create, append, read, verify, repair."""

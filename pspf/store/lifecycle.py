@@ -1,0 +1,246 @@
+"""Create, alter, rename and delete topics. Whoever changes a name holds the lock of the ``topics`` directory."""
+
+from os import urandom
+
+from pspf import errors
+from pspf.disk.atomic import remove_tree, replace_file
+from pspf.disk.real import CREATE_NEW
+from pspf.format.settings import BadSettings, decode, encode
+from pspf.format.slots import FILE_BYTES, FLAG_DELETED, newest_commit, parse_lock
+from pspf.log.recovery import copy_slot
+from pspf.model import TopicConfig
+from pspf.store.names import check_name
+from pspf.store.topics import TOPIC_FILE, Topic, check_settings, split_values, topic_values
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pspf.store.store import Store
+
+
+def create_topic(store: "Store", name: str, config: "TopicConfig | None" = None) -> None:
+    """Make a topic: one temporary directory and one rename, whatever the number of partitions.
+
+    :raises pspf.errors.Exists: there is one of that name.
+    """
+    check_name(name)
+    config = check_settings(dict((config or TopicConfig()).items()))
+    disk, topics_fd = store.disk, store.topics_fd
+    store.writable(f"create topic '{name}'")
+    try:
+        disk.lock(topics_fd)
+        try:
+            _finish_leftovers(store)
+            if _there(store, name):
+                raise errors.Exists(f"cannot create topic '{name}'", "it exists already", "", f"pspf topic describe {name}")
+            topic_id = urandom(16)
+            temporary = f".new-{topic_id.hex()}"
+            disk.mkdir(temporary, topics_fd)
+            dir_fd = disk.open_dir(temporary, topics_fd)
+            try:
+                data = encode(topic_values(name, topic_id, disk.now_ns() // 1_000_000, config))
+                fd = disk.open(TOPIC_FILE, CREATE_NEW, dir_fd)
+                try:
+                    disk.pwrite(fd, data, 0)
+                    disk.fsync(fd)
+                finally:
+                    disk.close(fd)
+                disk.fsync(dir_fd)
+            finally:
+                disk.close(dir_fd)
+            # Dying before the rename leaves a .new- directory, which the next create or delete removes.
+            disk.rename(temporary, name, topics_fd)
+            disk.fsync(topics_fd)
+        finally:
+            disk.unlock(topics_fd)
+    except OSError as error:
+        raise errors.from_os(error, f"cannot create topic '{name}'", f"{store.path}/topics/{name}") from error
+
+
+def _there(store: "Store", name: str) -> bool:
+    try:
+        store.disk.stat_name(name, store.topics_fd)
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _finish_leftovers(store: "Store") -> None:
+    """Remove what a create or delete that was killed left behind; the lock of ``topics`` is held."""
+    for name in store.disk.listdir(store.topics_fd):
+        if name.startswith((".new-", ".del-")):
+            remove_tree(store.disk, store.topics_fd, name)
+
+
+def _rewrite(store: "Store", topic: Topic, config: TopicConfig) -> None:
+    values = topic_values(topic.name, topic.topic_id, topic.created_ms, config)
+    try:
+        replace_file(store.disk, topic.dir_fd, TOPIC_FILE, encode(values))
+    except OSError as error:
+        raise errors.from_os(error, f"cannot alter topic '{topic.name}'", f"{topic.path}/{TOPIC_FILE}") from error
+    store.forget(topic.name)
+
+
+def alter_topic(store: "Store", name: str, changes: "dict[str, object]") -> TopicConfig:
+    """Change settings; what runs already goes on with the old ones until it opens the topic again.
+
+    :raises pspf.errors.BadConfig: a setting or value that does not exist, or fewer partitions.
+    """
+    store.writable(f"alter topic '{name}'")
+    store.disk.lock(store.topics_fd)
+    try:
+        store.forget(name)
+        topic = store.topic(name)
+        if "partitions" in changes:
+            total = changes["partitions"]
+            if not isinstance(total, int) or total <= topic.config.partitions:
+                raise errors.Usage(
+                    f"cannot set the partitions of topic '{name}' to {total}",
+                    f"it has {topic.config.partitions}, and partitions can only be added",
+                )
+        config = check_settings({**dict(topic.config.items()), **changes})
+        _rewrite(store, topic, config)
+        return config
+    finally:
+        store.disk.unlock(store.topics_fd)
+
+
+def alter_topic_from(store: "Store", name: str, path: str) -> TopicConfig:
+    """Take in a ``topic.toml`` that was changed by hand; its checksum is made anew.
+
+    :raises pspf.errors.Malformed: the file does not parse.
+    """
+    store.writable(f"alter topic '{name}'")
+    check_name(name)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(1 << 16)
+    except OSError as error:
+        raise errors.from_os(error, f"cannot alter topic '{name}'", path) from None
+    try:
+        values = decode(data, check=False)
+    except BadSettings as error:
+        raise errors.Malformed(f"cannot alter topic '{name}'", str(error), path) from None
+    disk = store.disk
+    disk.lock(store.topics_fd)
+    try:
+        store.forget(name)
+        try:
+            dir_fd = disk.open_dir(name, store.topics_fd)
+        except FileNotFoundError:
+            raise store.no_such_topic(name) from None
+        try:
+            identity = _settings_of_log(store, dir_fd)
+            for key, value in identity.items():
+                if key in ("topic_id", "created_ms", "format_version"):
+                    values[key] = value
+            topic_id, created_ms, config = split_values(values, path)
+            before = identity.get("partitions")
+            if isinstance(before, int) and config.partitions < before:
+                raise errors.BadConfig(
+                    f"cannot alter topic '{name}'", f"it has {before} partitions, and they can only be added", path
+                )
+            replace_file(disk, dir_fd, TOPIC_FILE, encode(topic_values(name, topic_id, created_ms, config)))
+        finally:
+            disk.close(dir_fd)
+        return config
+    finally:
+        disk.unlock(store.topics_fd)
+
+
+def _settings_of_log(store: "Store", dir_fd: int) -> "dict[str, str | int | bool]":
+    """What the segments say the topic is; its id is theirs, whatever a file changed by hand says."""
+    from pspf.store.topics import _rebuild
+
+    try:
+        return _rebuild(store.disk, dir_fd, "", "", "", True, None)
+    except errors.Damaged:
+        return {}
+
+
+def rename_topic(store: "Store", old: str, new: str) -> None:
+    """Give a topic another name; open writers and readers go on."""
+    check_name(new)
+    store.writable(f"rename topic '{old}'")
+    disk = store.disk
+    disk.lock(store.topics_fd)
+    try:
+        topic = store.topic(old)
+        if _there(store, new):
+            raise errors.Exists(f"cannot rename topic '{old}' to '{new}'", "a topic of that name exists")
+        disk.rename(old, new, store.topics_fd)
+        disk.fsync(store.topics_fd)
+        # The directory's name counts; the one inside the file is only for a rebuild, and follows.
+        topic.name = new
+        _rewrite(store, topic, topic.config)
+        store.forget(old)
+    except OSError as error:
+        raise errors.from_os(error, f"cannot rename topic '{old}'", f"{store.path}/topics/{old}") from error
+    finally:
+        disk.unlock(store.topics_fd)
+
+
+def delete_topic(store: "Store", name: str) -> None:
+    """Delete a topic and all its records.
+
+    The synced rename is the commit point: dying before it leaves the topic whole, behind it the next create or delete
+    finishes. Then every partition is flagged under its lock, so that handles which are still open notice.
+    """
+    store.writable(f"delete topic '{name}'")
+    disk = store.disk
+    disk.lock(store.topics_fd)
+    try:
+        check_name(name)
+        if not _there(store, name):
+            raise store.no_such_topic(name)
+        store.forget(name)
+        doomed = f".del-{urandom(16).hex()}"
+        disk.rename(name, doomed, store.topics_fd)
+        disk.fsync(store.topics_fd)
+        _flag_deleted(store, doomed)
+        _finish_leftovers(store)
+    except OSError as error:
+        raise errors.from_os(error, f"cannot delete topic '{name}'", f"{store.path}/topics/{name}") from error
+    finally:
+        disk.unlock(store.topics_fd)
+
+
+def _flag_deleted(store: "Store", directory: str) -> None:
+    disk = store.disk
+    topic_fd = disk.open_dir(directory, store.topics_fd)
+    try:
+        for name in disk.listdir(topic_fd):
+            if not name.isdecimal():
+                continue
+            dir_fd = disk.open_dir(name, topic_fd)
+            try:
+                _flag_partition(store, dir_fd)
+            finally:
+                disk.close(dir_fd)
+    finally:
+        disk.close(topic_fd)
+
+
+def _flag_partition(store: "Store", dir_fd: int) -> None:
+    from pspf.disk.real import WRITE
+
+    disk = store.disk
+    try:
+        lock_fd = disk.open("lock", WRITE, dir_fd)
+        commit_fd = disk.open("commit", WRITE, dir_fd)
+    except FileNotFoundError:
+        return
+    try:
+        disk.lock(lock_fd)
+        record = parse_lock(disk.pread(lock_fd, 64, 0))
+        if record is not None:
+            record.flags |= FLAG_DELETED
+            disk.pwrite(lock_fd, record.encode(), 0)
+        raw = disk.pread(commit_fd, FILE_BYTES, 0)
+        fold = int.from_bytes(raw[52:56], "little")
+        commit = newest_commit(raw, fold)
+        if commit is not None:
+            slot = copy_slot(commit, flags=commit.flags | FLAG_DELETED)
+            disk.pwrite(commit_fd, slot.encode(), slot.place)
+    finally:
+        disk.close(lock_fd)
+        disk.close(commit_fd)

@@ -1,0 +1,137 @@
+"""Open a store: find it, check what it is, create it on first use."""
+
+from pspf import errors
+from pspf.disk.real import Disk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pspf.store.store import Store
+
+STORE_FILE = "store.toml"
+FORMAT_VERSION = 1
+
+
+def open_store(
+    path: "str | None" = None,
+    create: bool = True,
+    read_only: bool = False,
+    disk: "Disk | None" = None,
+    tell: "Callable[[str], None] | None" = None,
+) -> "Store":
+    """See :func:`pspf.open`; ``tell`` gets one line for each thing that recovery did."""
+    from pspf.store.location import locate
+    from pspf.store.store import Store
+
+    disk = disk or Disk()
+    where = locate(path)
+    created = False
+    while True:
+        try:
+            dir_fd = disk.open_dir(where, follow=True)
+        except FileNotFoundError:
+            dir_fd = -1
+        except NotADirectoryError:
+            raise errors.NoSuchStore(f"{where} is not a PSPF store", "it is a file, not a directory") from None
+        except OSError as error:
+            raise errors.from_os(error, "cannot open the store", where) from None
+        values = None
+        if dir_fd >= 0:
+            try:
+                values = _read(disk, dir_fd, where, read_only, tell)
+            except BaseException:
+                disk.close(dir_fd)
+                raise
+        if values is not None:
+            break
+        if dir_fd >= 0:
+            disk.close(dir_fd)
+        if not create or created or read_only:
+            why = "the directory is empty or holds other files" if dir_fd >= 0 else "there is no such directory"
+            raise errors.NoSuchStore(
+                f"no store in {where}", why, "", "make one with: pspf init DIR, or name another with -s DIR"
+            )
+        from pspf.store.init import create_store
+
+        created = create_store(disk, where)
+    if values.get("shared"):
+        disk.umask_mode = 0o660
+    return Store(disk, where, dir_fd, str(values.get("store_id", "")), created, read_only, tell)
+
+
+def _read(
+    disk: Disk, dir_fd: int, where: str, read_only: bool, tell: "Callable[[str], None] | None"
+) -> "dict[str, str | int | bool] | None":
+    """The values of ``store.toml``; None where there is no store."""
+    from pspf.disk.atomic import read_file
+    from pspf.format.settings import BadSettings, decode
+
+    try:
+        data = read_file(disk, dir_fd, STORE_FILE, 1 << 16)
+    except FileNotFoundError:
+        if _has_topics(disk, dir_fd):
+            return _rebuild(disk, dir_fd, where, "is missing", read_only, tell)
+        return None
+    except OSError as error:
+        raise errors.from_os(error, "cannot open the store", f"{where}/{STORE_FILE}") from None
+    try:
+        values = decode(data)
+    except BadSettings as error:
+        return _rebuild(disk, dir_fd, where, f"is damaged ({error})", read_only, tell)
+    version = values.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise errors.NewerFormat(
+            f"cannot open the store {where}",
+            f"its format is version {version}, this PSPF reads up to {FORMAT_VERSION}",
+            "",
+            "upgrade with: pip install --upgrade pspf-streams",
+        )
+    return values
+
+
+def _has_topics(disk: Disk, dir_fd: int) -> bool:
+    try:
+        topics_fd = disk.open_dir("topics", dir_fd)
+    except OSError:
+        return False
+    try:
+        for name in disk.listdir(topics_fd):
+            try:
+                topic_fd = disk.open_dir(name, topics_fd)
+            except OSError:
+                continue
+            try:
+                if any(n == "topic.toml" or n.isdecimal() for n in disk.listdir(topic_fd)):
+                    return True
+            finally:
+                disk.close(topic_fd)
+    finally:
+        disk.close(topics_fd)
+    return False
+
+
+def _rebuild(
+    disk: Disk, dir_fd: int, where: str, fault: str, read_only: bool, tell: "Callable[[str], None] | None"
+) -> "dict[str, str | int | bool]":
+    """``store.toml`` holds nothing that cannot be made anew: topics are known by their own ids."""
+    from os import urandom
+
+    from pspf.disk.atomic import replace_file
+    from pspf.format.settings import encode
+
+    values: "dict[str, str | int | bool]" = {
+        "format_version": FORMAT_VERSION,
+        "store_id": urandom(16).hex(),
+        "created_ms": disk.now_ns() // 1_000_000,
+    }
+    note = f"{where}/{STORE_FILE} {fault}"
+    if not read_only:
+        try:
+            replace_file(disk, dir_fd, STORE_FILE, encode(values, "PSPF store, rebuilt"))
+            note += "; it was rebuilt"
+        except OSError:
+            pass
+    if tell is not None:
+        tell(note)
+    return values

@@ -1,0 +1,533 @@
+"""The store: one object for a directory of topics. Each command is a few lines over one method of it."""
+
+from _thread import allocate_lock
+
+from pspf import errors
+from pspf.disk import real
+from pspf.disk.real import Disk
+from pspf.format.crc import crc32_small
+from pspf.log.reader import PartitionReader
+from pspf.model import Appended, TopicConfig
+from pspf.store.names import check_name
+from pspf.store.topics import Topic, load_topic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pspf.format.columns import Pairs
+    from pspf.log.writer import PartitionWriter
+    from pspf.model import Record
+    from pspf.store.describe import TopicInfo, TopicStats, Usage
+    from pspf.store.repair import RepairReport
+    from pspf.store.select import Selection
+    from pspf.store.verify import Finding, VerifyReport
+    from pspf.store.writer import Writer
+
+_RECHECK_NS = 1_000_000_000
+_MAX_WRITERS = 200
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key: ``crc32(key) % partitions``, as librdkafka's ``consistent`` partitioner."""
+    return crc32_small(key) % partitions
+
+
+class Store:
+    """An open store. Made by :func:`pspf.open`; threads may share it; not usable in a forked child.
+
+    ``created`` says whether this call made it. ``tell`` gets a line for each thing that recovery did.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_forks",
+        "_mutex",
+        "_next_partition",
+        "_topics",
+        "_writers",
+        "created",
+        "dir_fd",
+        "disk",
+        "path",
+        "read_only",
+        "store_id",
+        "tell",
+        "topics_fd",
+    )
+
+    def __init__(
+        self,
+        disk: Disk,
+        path: str,
+        dir_fd: int,
+        store_id: str,
+        created: bool = False,
+        read_only: bool = False,
+        tell: "Callable[[str], None] | None" = None,
+    ) -> None:
+        self.disk = disk
+        self.path = path
+        self.dir_fd = dir_fd
+        self.store_id = store_id
+        self.created = created
+        self.read_only = read_only
+        self.tell = tell
+        self._closed = False
+        self._forks = real.forks
+        self._mutex = allocate_lock()
+        self._topics: "dict[str, tuple[Topic, int]]" = {}
+        self._writers: "dict[tuple[str, int, str | None], PartitionWriter]" = {}
+        self._next_partition = -1
+        try:
+            self.topics_fd = disk.open_dir("topics", dir_fd)
+        except FileNotFoundError:
+            disk.close(dir_fd)
+            raise errors.Damaged(
+                f"cannot open the store {path}", "its directory 'topics' is missing", path, path=f"{path}/topics"
+            ) from None
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Make everything durable and let go of all files."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._forks != real.forks:
+            return
+        failure: "BaseException | None" = None
+        for writer in self._writers.values():
+            try:
+                writer.close()
+            except errors.Error as error:
+                failure = failure or error
+        self._writers.clear()
+        for name in list(self._topics):
+            self.forget(name)
+        self.disk.close(self.topics_fd)
+        self.disk.close(self.dir_fd)
+        if failure is not None:
+            raise failure
+
+    def _usable(self) -> None:
+        if self._forks != real.forks:
+            raise errors.UseAfterFork(
+                "cannot use the store", "it was opened before a fork", self.path, "open it again in the child"
+            )
+        if self._closed:
+            raise errors.Closed("cannot use the store", "it is closed", self.path)
+
+    def writable(self, doing: str) -> None:
+        """Refuse what a read-only store cannot do."""
+        self._usable()
+        if self.read_only:
+            raise errors.Denied(f"cannot {doing}", "the store was opened read-only", self.path)
+
+    # -- topics
+
+    def topics(self) -> "list[str]":
+        """Names of all topics, sorted."""
+        self._usable()
+        return sorted(n for n in self.disk.listdir(self.topics_fd) if not n.startswith((".new-", ".del-")))
+
+    def topic(self, name: str) -> Topic:
+        """The topic of that name, from the cache if it was looked at within the last second.
+
+        :raises pspf.errors.NoSuchTopic: there is none.
+        """
+        found = self.find_topic(name)
+        if found is None:
+            raise self.no_such_topic(name)
+        return found
+
+    def find_topic(self, name: str) -> "Topic | None":
+        """As :meth:`topic`, but None if there is none."""
+        self._usable()
+        cached = self._topics.get(name)
+        if cached is not None:
+            topic, until = cached
+            now = self.disk.now_ns()
+            if until - _RECHECK_NS <= now < until:
+                return topic
+            if self._unchanged(topic):
+                self._topics[name] = (topic, now + _RECHECK_NS)
+                return topic
+            self.forget(name)
+        check_name(name)
+        topic_or_none = load_topic(
+            self.disk, self.topics_fd, f"{self.path}/topics", name, self.read_only, self.tell
+        )
+        if topic_or_none is None:
+            return None
+        self._stamp(topic_or_none)
+        self._topics[name] = (topic_or_none, self.disk.now_ns() + _RECHECK_NS)
+        return topic_or_none
+
+    def _stamp(self, topic: Topic) -> None:
+        topic.stamp = (topic.stamp[0], 0)
+
+    def _unchanged(self, topic: Topic) -> bool:
+        """Whether the topic's directory and settings file are still the ones that were read."""
+        try:
+            if self.disk.stat_name(topic.name, self.topics_fd).st_ino != topic.stamp[0]:
+                return False
+            inode = self.disk.stat_name("topic.toml", topic.dir_fd).st_ino
+        except OSError:
+            return False
+        if topic.stamp[1] in (0, inode):
+            topic.stamp = (topic.stamp[0], inode)
+            return True
+        return False
+
+    def forget(self, name: str) -> None:
+        """Drop what is cached of a topic; writers that are open stay."""
+        cached = self._topics.pop(name, None)
+        if cached is not None:
+            self.disk.close(cached[0].dir_fd)
+
+    def no_such_topic(self, name: str) -> errors.NoSuchTopic:
+        """The error for a topic that is not there."""
+        return errors.NoSuchTopic(
+            f"no topic '{name}'", f"in the store {self.path}", "", f"pspf topic create {name}, or list them with: pspf ls"
+        )
+
+    def partition_count(self, name: str) -> int:
+        """How many partitions the topic has now."""
+        return self.topic(name).config.partitions
+
+    def create_topic(self, name: str, config: "TopicConfig | None" = None) -> "TopicInfo":
+        """Make a topic. :raises pspf.errors.Exists: there is one of that name."""
+        from pspf.store.lifecycle import create_topic
+
+        create_topic(self, name, config)
+        return self.describe(name)
+
+    def ensure_topic(self, name: str, create: bool = True) -> "tuple[Topic, bool]":
+        """The topic, made with defaults if it is not there; and whether it was made now."""
+        topic = self.find_topic(name)
+        if topic is not None:
+            return topic, False
+        if not create:
+            raise self.no_such_topic(name)
+        from pspf.store.lifecycle import create_topic
+
+        try:
+            create_topic(self, name)
+            made = True
+        except errors.Exists:  # another process was first
+            made = False
+        return self.topic(name), made
+
+    def alter_topic(self, name: str, **settings: "str | int | bool") -> TopicConfig:
+        """Change settings of a topic; returns all of them."""
+        from pspf.store.lifecycle import alter_topic
+
+        return alter_topic(self, name, dict(settings))
+
+    def alter_topic_from(self, name: str, path: str) -> TopicConfig:
+        """Take in a settings file that was changed by hand."""
+        from pspf.store.lifecycle import alter_topic_from
+
+        return alter_topic_from(self, name, path)
+
+    def add_partitions(self, name: str, total: int) -> int:
+        """Raise the number of partitions to ``total``. Keys are placed anew from then on."""
+        return self.alter_topic(name, partitions=total).partitions
+
+    def rename_topic(self, old: str, new: str) -> None:
+        """Give a topic another name."""
+        from pspf.store.lifecycle import rename_topic
+
+        self.close_writers(old)
+        rename_topic(self, old, new)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic with all its records."""
+        from pspf.store.lifecycle import delete_topic
+
+        self.close_writers(name)
+        delete_topic(self, name)
+
+    # -- handles of partitions
+
+    def partition_writer(self, topic: Topic, partition: int, durability: "str | None" = None) -> "PartitionWriter":
+        """The open writer of a partition; makes its directory at the first append."""
+        key = (topic.name, partition, durability)
+        with self._mutex:
+            writer = self._writers.get(key)
+            if writer is not None:
+                if writer.identity.topic_id == topic.topic_id and not writer.broken:
+                    return writer
+                del self._writers[key]
+                self._close_quietly(writer)
+            if len(self._writers) >= _MAX_WRITERS:
+                self._writers.pop(next(iter(self._writers))).close()
+            writer = self._open_writer(topic, partition, durability)
+            self._writers[key] = writer
+            return writer
+
+    def _open_writer(self, topic: Topic, partition: int, durability: "str | None") -> "PartitionWriter":
+        from pspf.log.writer import PartitionWriter
+
+        if not 0 <= partition < topic.config.partitions:
+            raise self._no_such_partition(topic, partition)
+        self.writable(f"append to '{topic.name}'")
+        identity = topic.identity(partition, f"{self.path}/quarantine")
+        try:
+            try:
+                dir_fd = self.disk.open_dir(str(partition), topic.dir_fd)
+            except FileNotFoundError:
+                from pspf.log.create import create_partition
+
+                create_partition(self.disk, topic.dir_fd, identity)
+                dir_fd = self.disk.open_dir(str(partition), topic.dir_fd)
+        except OSError as error:
+            raise errors.from_os(error, f"cannot append to '{topic.name}'", identity.path) from error
+        return PartitionWriter(self.disk, identity, dir_fd, durability, self.tell)
+
+    @staticmethod
+    def _close_quietly(writer: "PartitionWriter") -> None:
+        try:
+            writer.close()
+        except errors.Error:
+            pass  # it was broken already, and has said so
+
+    def close_writers(self, name: str) -> None:
+        """Close this store's writers of a topic."""
+        with self._mutex:
+            for key in [k for k in self._writers if k[0] == name]:
+                self._close_quietly(self._writers.pop(key))
+
+    def _no_such_partition(self, topic: Topic, partition: int) -> errors.NoSuchPartition:
+        return errors.NoSuchPartition(
+            f"no partition {partition} in topic '{topic.name}'",
+            f"it has {topic.config.partitions}, numbered from 0",
+            "",
+            f"pspf topic add-partitions {topic.name} N",
+        )
+
+    def reader(self, name: str, partition: int) -> PartitionReader:
+        """A reader of one partition.
+
+        :raises pspf.errors.NoSuchPartition: the topic has fewer.
+        """
+        topic = self.topic(name)
+        if not 0 <= partition < topic.config.partitions:
+            raise self._no_such_partition(topic, partition)
+        number = str(partition)
+
+        def open_dir() -> "int | None":
+            again = self.find_topic(name)
+            if again is None or again.topic_id != topic.topic_id:
+                raise errors.TopicDeleted(f"cannot read '{name}'", "the topic was deleted")
+            try:
+                return self.disk.open_dir(number, again.dir_fd)
+            except FileNotFoundError:
+                return None
+
+        return PartitionReader(
+            self.disk, topic.identity(partition, f"{self.path}/quarantine"), open_dir, not self.read_only
+        )
+
+    # -- data
+
+    def place(self, topic: Topic, key: "bytes | None") -> int:
+        """The partition for a record: by its key, or in turn where it has none."""
+        n = topic.config.partitions
+        if n == 1:
+            return 0
+        if key is not None:
+            return partition_of(key, n)
+        if self._next_partition < 0:
+            from os import urandom
+
+            self._next_partition = urandom(1)[0]
+        self._next_partition += 1
+        return self._next_partition % n
+
+    def append(
+        self,
+        topic: str,
+        value: "bytes | str | None",
+        *,
+        key: "bytes | str | None" = None,
+        headers: "Pairs" = (),
+        timestamp_ms: "int | None" = None,
+        partition: "int | None" = None,
+        durability: "str | None" = None,
+        producer: "str | None" = None,
+        sequence: "int | None" = None,
+        expect_offset: "int | None" = None,
+        create: bool = True,
+    ) -> Appended:
+        """Append one record and return when it is acknowledged.
+
+        :param value: None is a null, which is not the same as empty.
+        :param timestamp_ms: the record's time; now by default.
+        :param durability: for this append, instead of the topic's.
+        :param producer: with ``sequence``: a repeat is recognised and not appended again.
+        :param sequence: number of the record, counted from 0 per producer and partition.
+        :param expect_offset: append only if the record gets this offset.
+        :param create: make the topic if it is not there.
+        :raises pspf.errors.IOFailed: nothing was appended; see its subclasses for the exceptions to that.
+        """
+        raw_key = key.encode() if isinstance(key, str) else key
+        place = self.place(self.ensure_topic(topic, create)[0], raw_key) if partition is None else partition
+        return self._append(
+            topic,
+            place,
+            [value.encode() if isinstance(value, str) else value],
+            None if raw_key is None else [raw_key],
+            timestamp_ms,
+            headers,
+            durability,
+            producer,
+            sequence,
+            expect_offset,
+            create,
+        )
+
+    def append_many(
+        self,
+        topic: str,
+        values: "Sequence[bytes | None]",
+        *,
+        keys: "Sequence[bytes | None] | None" = None,
+        headers: "Pairs" = (),
+        timestamps_ms: "Sequence[int] | int | None" = None,
+        partition: "int | None" = None,
+        durability: "str | None" = None,
+        create: bool = True,
+    ) -> "list[Appended]":
+        """Append many records at once: one batch for each partition they go to, durable together at the end.
+
+        :param keys: one for each value, or None.
+        :param headers: the same for all.
+        :param timestamps_ms: one for all, or one for each; now by default.
+        :returns: where they went, a row a batch.
+        """
+        from pspf.store.many import append_many
+
+        return append_many(self, topic, values, keys, headers, timestamps_ms, partition, durability, create)
+
+    def _append(
+        self,
+        name: str,
+        partition: int,
+        values: "list[bytes | None]",
+        keys: "list[bytes | None] | None",
+        timestamp_ms: "int | None",
+        headers: "Pairs",
+        durability: "str | None",
+        producer: "str | None",
+        sequence: "int | None",
+        expect_offset: "int | None",
+        create: bool,
+    ) -> Appended:
+        from pspf.format.columns import encode_records
+
+        topic, _ = self.ensure_topic(name, create)
+        size = len(values[0] or b"") + (len(keys[0] or b"") if keys else 0)
+        if size > topic.config.max_record_bytes:
+            raise errors.RecordTooLarge(
+                f"cannot append to '{name}'",
+                f"a record of {size} bytes is above max_record_bytes ({topic.config.max_record_bytes})",
+                "",
+                f"pspf topic alter {name} --max-record-bytes {size}",
+            )
+        writer = self.partition_writer(topic, partition, durability)
+        if timestamp_ms is None:
+            timestamp_ms = self.disk.now_ns() // 1_000_000
+        compress = topic.config.compression == "zstd"
+        encoded = encode_records(values, keys, timestamp_ms, headers or None, compress)
+        check = None
+        if producer is not None:
+            from pspf.format.producers import id_of
+            from pspf.log.producers import ProducerCheck
+
+            check_name(producer, "producer")
+            check = ProducerCheck(id_of(producer), producer, sequence)
+        placed = writer.append(encoded, expect_offset, check)
+        return Appended(name, partition, placed.first, placed.last, writer.durability, placed.duplicate)
+
+    def writer(
+        self,
+        topic: str,
+        *,
+        partition: "int | None" = None,
+        durability: "str | None" = None,
+        linger_ms: "float | None" = None,
+        create: bool = True,
+    ) -> "Writer":
+        """A writer that may gather records: see :class:`pspf.store.writer.Writer`."""
+        from pspf.store.writer import Writer
+
+        return Writer(self, topic, partition, durability, linger_ms, create)
+
+    def read(self, topic: str, selection: "Selection | None" = None, **options: object) -> "Iterator[Record]":
+        """The records of a topic up to its end, in merged order (see :mod:`pspf.store.merge`)."""
+        from pspf.store.records import read_records
+
+        return read_records(self, topic, selection, **options)  # type: ignore[arg-type]
+
+    def tail(
+        self,
+        topic: str,
+        last: int = 10,
+        follow: bool = True,
+        selection: "Selection | None" = None,
+        **options: object,
+    ) -> "Iterator[Record]":
+        """The last records of a topic and, with ``follow``, every later one as it becomes visible."""
+        from pspf.store.records import tail_records
+
+        return tail_records(self, topic, last, follow, selection, **options)  # type: ignore[arg-type]
+
+    # -- looking
+
+    def describe(self, topic: str) -> "TopicInfo":
+        """All about a topic and its partitions."""
+        from pspf.store.describe import describe
+
+        return describe(self, topic)
+
+    def stats(self, topic: str) -> "TopicStats":
+        """The row of ``pspf ls``."""
+        from pspf.store.describe import stats
+
+        return stats(self, topic)
+
+    def usage(self, topics: "list[str] | None" = None) -> "list[Usage]":
+        """Bytes on disk, a row a partition."""
+        from pspf.store.describe import usage
+
+        return usage(self, topics)
+
+    def inspect(self, topic: str, partition: int = 0, segment: "int | None" = None) -> "Iterator[dict[str, object]]":
+        """What lies in the segments, header by header."""
+        from pspf.store.inspect import inspect
+
+        return inspect(self, topic, partition, segment)
+
+    def verify(
+        self,
+        topics: "list[str] | None" = None,
+        *,
+        on_finding: "Callable[[Finding], None] | None" = None,
+        on_progress: "Callable[[int, int], None] | None" = None,
+    ) -> "VerifyReport":
+        """Check every byte that is stored."""
+        from pspf.store.verify import verify
+
+        return verify(self, topics, on_finding, on_progress)
+
+    def repair(self, topic: str, partition: int, *, dry_run: bool = False) -> "RepairReport":
+        """Decide an end in doubt; nothing else, so far."""
+        from pspf.store.repair import repair
+
+        return repair(self, topic, partition, dry_run)
