@@ -32,6 +32,10 @@ def open(path: "str | None" = None, *, create: bool = True, read_only: bool = Fa
 
 
 def __getattr__(name: str) -> object:
+    if name == "errors":  # what goes well never needs them: twenty-five classes cost a tenth of a start
+        import pspf.errors
+
+        return pspf.errors
     if name == "Store":
         from pspf.store.store import Store
 

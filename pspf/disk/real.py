@@ -99,6 +99,22 @@ class Disk:
         """``lstat`` of a name."""
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
 
+    def exists(self, name: str, dir_fd: "int | None" = None) -> bool:
+        """Whether there is such a name; a dangling symlink counts."""
+        try:
+            os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read_file(self, name: str, limit: int, dir_fd: "int | None" = None) -> bytes:
+        """The whole of a small file, at most ``limit`` bytes of it."""
+        fd = self.open(name, READ, dir_fd)
+        try:
+            return self.pread(fd, limit, 0)
+        finally:
+            self.close(fd)
+
     def listdir(self, dir_fd: int) -> list[str]:
         """Names in the open directory, in no order."""
         return os.listdir(dir_fd)

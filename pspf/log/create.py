@@ -91,6 +91,10 @@ def create_segment(files: "PartitionFiles", header: SegmentHeader, first: "Encod
         disk.fsync(files.dir_fd)
     except BaseException:
         disk.close(fd)
+        try:
+            disk.unlink(ROLL_TEMPORARY, files.dir_fd)  # a full disk needs the room
+        except OSError:
+            pass
         raise
     from pspf.log.files import Segment
 

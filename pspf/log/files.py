@@ -1,6 +1,6 @@
 """The files of one partition: who it is, its open descriptors, and the small fixed records in them."""
 
-from pspf import errors
+import pspf
 from pspf.disk.real import READ, WRITE
 from pspf.format.segment import SEGMENT_HEADER_BYTES, parse_segment, segment_fault, segment_name
 from pspf.format.slots import (
@@ -15,6 +15,7 @@ from pspf.format.slots import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from pspf.disk.real import Disk
     from pspf.format.segment import SegmentHeader
     from pspf.format.slots import Commit, LockRecord, Start
@@ -89,7 +90,7 @@ class PartitionFiles:
             return self.disk.open(name, flags, self.dir_fd)
         except FileNotFoundError:
             if not self.writable:
-                raise errors.Damaged(
+                raise pspf.errors.Damaged(
                     f"cannot read {self.identity}",
                     f"its file '{name}' is missing",
                     self.identity.path,
@@ -106,9 +107,9 @@ class PartitionFiles:
                 self.disk.close(fd)
         self.lock_fd = self.commit_fd = self.dir_fd = -1
 
-    def newer(self, name: str) -> errors.NewerFormat:
+    def newer(self, name: str) -> "pspf.errors.NewerFormat":
         """The error for a file of a later version."""
-        return errors.NewerFormat(
+        return pspf.errors.NewerFormat(
             f"cannot open {self.identity}",
             "it was written by a newer version of PSPF",
             f"{self.identity.path}/{name}",
@@ -165,7 +166,7 @@ class PartitionFiles:
             return None
         try:
             if writable and self.disk.stat(fd).st_nlink > 1:
-                raise errors.IOFailed(
+                raise pspf.errors.IOFailed(
                     f"cannot append to {self.identity}",
                     "its active segment is shared with a snapshot or another copy (link count above 1)",
                     self.path_of(base),

@@ -41,10 +41,10 @@ class ProducerCheck:
 
     ``sequence`` is the number of its first record, counted per partition from 0; None takes the next one. The source fields are
     for input that can be read again: bytes up to the end of this batch, CRC-32 of the input up to there, and the
-    partition count that placed its records.
+    partition count that placed its records. ``epoch``: None goes on with the producer's; a higher one fences older handles.
     """
 
-    __slots__ = ("name", "partitions", "producer_id", "sequence", "source_crc", "source_position")
+    __slots__ = ("epoch", "name", "partitions", "producer_id", "sequence", "source_crc", "source_position")
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class ProducerCheck:
         source_position: "int | None" = None,
         source_crc: int = 0,
         partitions: int = 0,
+        epoch: "int | None" = None,
     ) -> None:
         self.producer_id = producer_id
         self.name = name
@@ -61,6 +62,7 @@ class ProducerCheck:
         self.source_position = source_position
         self.source_crc = source_crc
         self.partitions = partitions
+        self.epoch = epoch
 
 
 class ProducerState:
@@ -132,7 +134,7 @@ def table_of(state: ProducerState, now_ms: int) -> Encoded:
 
 def table_batch(writer: "PartitionWriter") -> Encoded:
     """The table that a new segment begins with."""
-    state = writer._producers = load(writer.files, writer._end, writer._producers)
+    state = writer.producers = load(writer.files, writer.end, writer.producers)
     return table_of(state, writer.files.disk.now_ns() // 1_000_000)
 
 
@@ -142,11 +144,11 @@ def before_append(writer: "PartitionWriter", encoded: Encoded, check: "ProducerC
     :returns: where the records already are, when this is a repeat.
     :raises pspf.errors.ProducerConflict: the sequence does not continue what this producer appended.
     """
-    end = writer._end
+    end = writer.end
     distance = end.position - end.producers if end.producers != NO_TABLE else 0
     if check is None and distance <= TABLE_DISTANCE:
         return None
-    state = writer._producers = load(writer.files, end, writer._producers)
+    state = writer.producers = load(writer.files, end, writer.producers)
     due = distance > max(TABLE_DISTANCE, 32 * state.table_bytes)
     if check is not None:
         known = _check(writer, state, encoded, check)
@@ -158,9 +160,9 @@ def before_append(writer: "PartitionWriter", encoded: Encoded, check: "ProducerC
     if due:
         table = table_of(state, writer.files.disk.now_ns() // 1_000_000)
         size = HEADER_BYTES + table.body_length
-        writer._put(table, size)
-        writer._end.producers = writer._record.last_position
-        writer._record.producers_position = writer._end.producers
+        writer.put(table, size)
+        writer.end.producers = writer.record.last_position
+        writer.record.producers_position = writer.end.producers
     return None
 
 
@@ -172,7 +174,11 @@ def _check(writer: "PartitionWriter", state: ProducerState, encoded: Encoded, ch
     expected = p.next_sequence if p is not None else 0
     sequence = expected if check.sequence is None else check.sequence & SEQUENCE_MASK
     behind = (expected - sequence) & SEQUENCE_MASK
+    epoch = p.epoch if p is not None else 0
+    if check.epoch is not None and check.epoch < epoch:
+        raise errors.ProducerConflict(what, f"a newer run of this producer has begun (epoch {epoch})")
     if behind == 0:
+        encoded.producer_epoch = epoch if check.epoch is None else check.epoch
         encoded.producer_id = check.producer_id
         encoded.base_sequence = sequence
         if check.source_position is not None and not encoded.extension_length:
@@ -189,7 +195,7 @@ def _check(writer: "PartitionWriter", state: ProducerState, encoded: Encoded, ch
         if first == sequence and count == encoded.count:
             return Placed(base, base + count - 1, base + count, 0, duplicate=True)
     if behind >= encoded.count:
-        return Placed(-1, -1, writer._end.offset, 0, duplicate=True)
+        return Placed(-1, -1, writer.end.offset, 0, duplicate=True)
     raise errors.ProducerConflict(
         what, f"records {sequence} to {sequence + encoded.count - 1} are only partly appended: the next one is {expected}"
     )

@@ -14,15 +14,16 @@ run again with the same result:
 """
 
 from pspf import errors
-from pspf.format.batch import HEADER_BYTES, KIND_EPOCH, NO_TABLE, header_fault, parse_header
+from pspf.format.batch import KIND_EPOCH, NO_TABLE, parse_header
 from pspf.format.segment import (
     REASON_DAMAGE,
     REASON_HEAL,
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
 )
-from pspf.format.slots import FLAG_DOUBT, FLAG_EPOCH_DUE, FLAG_POISONED, Commit, LockRecord
+from pspf.format.slots import FLAG_DOUBT, FLAG_EPOCH_DUE, FLAG_POISONED, Commit
 from pspf.log.decision import CLEAN, DOUBT, LOST, TORN, decide
+from pspf.log.end import End, accept_first, copy_slot, end_of_new, read_last, slot_of
 from pspf.log.files import PartitionFiles, Segment
 
 TYPE_CHECKING = False
@@ -31,38 +32,6 @@ if TYPE_CHECKING:
 
     from pspf.format.batch import Encoded
     from pspf.disk.real import Disk
-
-
-class End:
-    """The end of a log: the active segment, and all that the next append needs to know.
-
-    ``last`` is the position of the last batch (0: none in this segment), ``chain`` its header CRC (else the segment
-    header's), ``producers`` where producer state begins (NO_TABLE: nowhere).
-    """
-
-    __slots__ = ("append_ns", "chain", "epoch", "last", "offset", "position", "producers", "segment")
-
-    def __init__(self, segment: Segment) -> None:
-        header = segment.header
-        self.segment = segment
-        self.offset = segment.base
-        self.position = SEGMENT_HEADER_BYTES
-        self.last = 0
-        self.chain: "int | None" = header.crc if header else None
-        self.append_ns = header.created_ns if header else 0
-        self.epoch = header.epoch if header else 0
-        self.producers = NO_TABLE
-
-    def accept(self, position: int, header: "object") -> None:
-        """Move behind the batch whose ``header`` stands at ``position``."""
-        self.offset = header.next_offset  # type: ignore[attr-defined]
-        self.position = position + header.size  # type: ignore[attr-defined]
-        self.last = position
-        self.chain = header.crc  # type: ignore[attr-defined]
-        self.append_ns = max(self.append_ns, header.append_ns)  # type: ignore[attr-defined]
-        self.epoch = max(self.epoch, header.epoch)  # type: ignore[attr-defined]
-        back = header.table_back  # type: ignore[attr-defined]
-        self.producers = NO_TABLE if back == NO_TABLE else position - back
 
 
 class Report:
@@ -76,23 +45,6 @@ class Report:
         self.cut = ""
         self.adopted = 0
         self.unsettled = 0
-
-
-def read_last(files: PartitionFiles, segment: Segment, commit: Commit, end: End) -> bool:
-    """Place ``end`` at the durable end of ``commit``, from the header of its last batch; False if that is damaged."""
-    end.offset = commit.durable_offset
-    end.position = commit.durable_position
-    if commit.durable_last == 0:
-        return commit.durable_position == SEGMENT_HEADER_BYTES and segment.header is not None
-    data = files.disk.pread(segment.fd, HEADER_BYTES, commit.durable_last)
-    if not header_fault(data, 0, segment.segment_id, commit.durable_last):
-        header = parse_header(data)
-        if header.next_offset == commit.durable_offset and commit.durable_last + header.size == commit.durable_position:
-            end.accept(commit.durable_last, header)
-            return True
-    end.chain = None
-    end.last = commit.durable_last
-    return False
 
 
 class Recovery:
@@ -192,7 +144,7 @@ class Recovery:
         # Its name may not be on the disk yet: nothing may be acknowledged in a file that a power cut takes away.
         self.disk.fsync(self.files.dir_fd)
         self.disk.close(old.fd)
-        self.end = _end_of_new(self.end, segment)
+        self.end = end_of_new(self.end, segment)
         self.evidence = max(self.evidence, base)
         return True
 
@@ -273,7 +225,9 @@ class Recovery:
                 from pspf.log.quarantine import quarantine
 
                 quarantine(files, end.segment, 0, size)
-            end = self.end = _end_of_new(end, successor(files, end, offset, previous.generation, REASON_DAMAGE))
+            new = successor(files, end, offset, previous.generation, REASON_DAMAGE)
+            self.disk.close(end.segment.fd)
+            end = self.end = end_of_new(end, new)
         return end, self._publish(previous, decision)
 
     def _unknown_commit(self) -> Commit:
@@ -336,38 +290,6 @@ class Recovery:
         return slot
 
 
-def _end_of_new(before: End, segment: Segment) -> End:
-    end = End(segment)
-    end.append_ns = max(end.append_ns, before.append_ns)
-    end.epoch = max(end.epoch, before.epoch)
-    return end
-
-
-def slot_of(previous: Commit, end: End, flags: int, generation: int, offset: int = -1) -> Commit:
-    """The slot after ``previous`` for ``end``; ``offset`` puts another durable offset at the same place."""
-    at = end.offset if offset < 0 else offset
-    place = end.position
-    return Commit(
-        previous.sequence + 1, generation, flags, end.segment.base, at, at, place, place, end.last, previous.topic_fold
-    )
-
-
-def copy_slot(slot: Commit, sequence: int = -1, flags: int = -1) -> Commit:
-    """``slot`` again, one sequence later, or with what is given."""
-    return Commit(
-        slot.sequence + 1 if sequence < 0 else sequence,
-        slot.generation,
-        slot.flags if flags < 0 else flags,
-        slot.active_base,
-        slot.visible_offset,
-        slot.durable_offset,
-        slot.visible_position,
-        slot.durable_position,
-        slot.durable_last,
-        slot.topic_fold,
-    )
-
-
 def _differs(a: Commit, b: Commit) -> bool:
     return any(getattr(a, n) != getattr(b, n) for n in Commit.__slots__ if n != "sequence")
 
@@ -381,7 +303,7 @@ def _write_slot(files: PartitionFiles, slot: Commit, sync: bool) -> None:
 def successor(
     files: PartitionFiles, end: End, base: int, generation: int, reason: int, first: "Encoded | None" = None
 ) -> Segment:
-    """The segment that follows ``end``, beginning at offset ``base``; the old one is closed.
+    """The segment that follows ``end``, beginning at offset ``base``; the old one stays open.
 
     :param reason: ``REASON_ROLL``, ``REASON_HEAL`` (``end`` is the cut) or ``REASON_DAMAGE``.
     :param first: a control batch to put in front.
@@ -414,9 +336,7 @@ def successor(
         # The old one holds nothing that counts: the new one takes its name, and its predecessor.
         header.prev_base, header.prev_end = old.header.prev_base, old.header.prev_end
         header.prev_position, header.prev_crc = old.header.prev_position, old.header.prev_crc
-    segment = create_segment(files, header, first)
-    files.disk.close(old.fd)
-    return segment
+    return create_segment(files, header, first)
 
 
 def start_epoch(files: PartitionFiles, end: End, slot: Commit) -> None:
@@ -477,39 +397,13 @@ def heal(files: PartitionFiles, commit: Commit, tell: "Callable[[str], None] | N
                 end.epoch += 1
             segment = successor(files, end, commit.durable_offset, commit.generation + 1, REASON_HEAL)
         else:  # a roll, or an earlier heal, got as far as the rename
-            disk.close(old.fd)
             disk.fsync(files.dir_fd)
-    except BaseException:
+    finally:
         disk.close(old.fd)
-        raise
-    end = _end_of_new(end, segment)
+    end = end_of_new(end, segment)
     accept_first(files, end)
     slot = slot_of(commit, end, commit.flags & ~FLAG_POISONED, commit.generation + 1)
     _write_slot(files, slot, sync=True)
     return end, slot
 
 
-def accept_first(files: PartitionFiles, end: End) -> None:
-    """Move behind the control batch that a new segment may begin with."""
-    data = files.disk.pread(end.segment.fd, HEADER_BYTES, end.position)
-    if not header_fault(data, 0, end.segment.segment_id, end.position):
-        header = parse_header(data)
-        if header.count == 0 and header.chain == end.chain:
-            end.accept(end.position, header)
-
-
-def lock_record(end: End, generation: int, flags: int, zeros_end: int) -> LockRecord:
-    """The ``lock`` record that says: this is the written end."""
-    return LockRecord(
-        generation,
-        flags,
-        end.segment.base,
-        end.offset,
-        end.position,
-        end.chain or 0,
-        zeros_end,
-        end.last,
-        end.producers,
-        0,
-        end.append_ns,
-    )

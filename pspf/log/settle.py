@@ -27,7 +27,8 @@ def settle(files: PartitionFiles) -> int:
         return max(behind, 0)  # a read-only store: up to the published end
     try:
         from pspf import errors
-        from pspf.log.recovery import Recovery, lock_record
+        from pspf.log.end import lock_record
+        from pspf.log.recovery import Recovery
 
         disk.lock(lock_fd)
         commit_fd = disk.open("commit", WRITE, files.dir_fd)

@@ -7,10 +7,9 @@ from pspf.disk.atomic import remove_tree, replace_file
 from pspf.disk.real import CREATE_NEW
 from pspf.format.settings import BadSettings, decode, encode
 from pspf.format.slots import FILE_BYTES, FLAG_DELETED, newest_commit, parse_lock
-from pspf.log.recovery import copy_slot
+from pspf.log.end import copy_slot
 from pspf.model import TopicConfig
-from pspf.store.names import check_name
-from pspf.store.topics import TOPIC_FILE, Topic, check_settings, split_values, topic_values
+from pspf.store.topics import check_name, TOPIC_FILE, Topic, check_settings, split_values, topic_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

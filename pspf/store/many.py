@@ -21,13 +21,14 @@ def append_many(
     name: str,
     values: "Sequence[bytes | None]",
     keys: "Sequence[bytes | None] | None",
-    headers: "Pairs",
+    headers: "Sequence[Pairs] | Pairs",
     timestamps_ms: "Sequence[int] | int | None",
     partition: "int | None",
     durability: "str | None",
     create: bool,
+    shared_headers: bool = True,
 ) -> "list[Appended]":
-    """See :meth:`pspf.store.store.Store.append_many`."""
+    """See :meth:`pspf.store.store.Store.append_many`; without ``shared_headers`` there is one list for each record."""
     topic, _ = store.ensure_topic(name, create)
     if not values:
         return []
@@ -42,7 +43,10 @@ def append_many(
             picked_keys = None if keys is None else [keys[i] for i in chunk]
             times = timestamps_ms if isinstance(timestamps_ms, int) else [timestamps_ms[i] for i in chunk]
             picked = values if len(chunk) == len(values) else [values[i] for i in chunk]
-            encoded = encode_records(picked, picked_keys, times, headers or None, topic.config.compression == "zstd")
+            picked_headers = headers if shared_headers or not headers else [headers[i] for i in chunk]
+            encoded = encode_records(
+                picked, picked_keys, times, picked_headers or None, topic.config.compression == "zstd", shared_headers
+            )
             writer = store.partition_writer(topic, place, durability)
             placed = writer.write(encoded)
             if placed.unsynced > 4 << 20:

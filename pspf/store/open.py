@@ -1,10 +1,13 @@
 """Open a store: find it, check what it is, create it on first use."""
 
-from pspf import errors
+from os import environ
+
+import pspf
 from pspf.disk.real import Disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from collections.abc import Callable
 
     from pspf.store.store import Store
@@ -21,11 +24,14 @@ def open_store(
     tell: "Callable[[str], None] | None" = None,
 ) -> "Store":
     """See :func:`pspf.open`; ``tell`` gets one line for each thing that recovery did."""
-    from pspf.store.location import locate
     from pspf.store.store import Store
 
     disk = disk or Disk()
-    where = locate(path)
+    where = path or environ.get("PSPF_STORE") or ""
+    if where[:1] != "/":
+        from pspf.store.location import locate
+
+        where = locate(path)
     created = False
     while True:
         try:
@@ -33,9 +39,9 @@ def open_store(
         except FileNotFoundError:
             dir_fd = -1
         except NotADirectoryError:
-            raise errors.NoSuchStore(f"{where} is not a PSPF store", "it is a file, not a directory") from None
+            raise pspf.errors.NoSuchStore(f"{where} is not a PSPF store", "it is a file, not a directory") from None
         except OSError as error:
-            raise errors.from_os(error, "cannot open the store", where) from None
+            raise pspf.errors.from_os(error, "cannot open the store", where) from None
         values = None
         if dir_fd >= 0:
             try:
@@ -49,7 +55,7 @@ def open_store(
             disk.close(dir_fd)
         if not create or created or read_only:
             why = "the directory is empty or holds other files" if dir_fd >= 0 else "there is no such directory"
-            raise errors.NoSuchStore(
+            raise pspf.errors.NoSuchStore(
                 f"no store in {where}", why, "", "make one with: pspf init DIR, or name another with -s DIR"
             )
         from pspf.store.init import create_store
@@ -64,24 +70,23 @@ def _read(
     disk: Disk, dir_fd: int, where: str, read_only: bool, tell: "Callable[[str], None] | None"
 ) -> "dict[str, str | int | bool] | None":
     """The values of ``store.toml``; None where there is no store."""
-    from pspf.disk.atomic import read_file
     from pspf.format.settings import BadSettings, decode
 
     try:
-        data = read_file(disk, dir_fd, STORE_FILE, 1 << 16)
+        data = disk.read_file(STORE_FILE, 1 << 16, dir_fd)
     except FileNotFoundError:
         if _has_topics(disk, dir_fd):
             return _rebuild(disk, dir_fd, where, "is missing", read_only, tell)
         return None
     except OSError as error:
-        raise errors.from_os(error, "cannot open the store", f"{where}/{STORE_FILE}") from None
+        raise pspf.errors.from_os(error, "cannot open the store", f"{where}/{STORE_FILE}") from None
     try:
         values = decode(data)
     except BadSettings as error:
         return _rebuild(disk, dir_fd, where, f"is damaged ({error})", read_only, tell)
     version = values.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise errors.NewerFormat(
+        raise pspf.errors.NewerFormat(
             f"cannot open the store {where}",
             f"its format is version {version}, this PSPF reads up to {FORMAT_VERSION}",
             "",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pspf.log.reader import PartitionReader
+    from pspf.store.merge import Cursor
 
     Bound = tuple[str, str, int]
 
@@ -312,13 +313,13 @@ def last_records(
     """
     if count <= 0 or first >= end:
         return max(first, end), 0
-    visible = reader.end()
+    if key is None and end == reader.end():
+        begin = reader.seek_back(count)
+        if begin > first:
+            return begin, count
     reach = count
     while True:
-        if key is None and end == visible:
-            begin = max(first, reader.seek_back(reach))
-        else:
-            begin = max(first, end - reach)
+        begin = max(first, end - reach)
         found = _offsets(reader, begin, end, key, count)
         if len(found) >= count:
             return found[-count], count
@@ -340,35 +341,39 @@ def _offsets(reader: "PartitionReader", begin: int, end: int, key: "bytes | None
     return found
 
 
-def highest_before(reader: "PartitionReader", start: int, first: int, begin: int, above_ms: int) -> int:
-    """The greatest timestamp in ``[first, begin)`` if it is above ``above_ms``; otherwise ``above_ms``.
+def highest_before(cursor: "Cursor", first: int, begin: int, end: int) -> int:
+    """The greatest timestamp of the records in ``[first, begin)``, where it matters for those in ``[begin, end)``.
 
     A merge compares heads, so that a record with a late timestamp holds back all behind it. Who begins a merge
-    in the middle has to know of one that came before.
+    in the middle has to know of one that came before. Leaves the reader anywhere.
     """
-    if begin <= first or reader.seek_time(above_ms + 1) >= begin:
-        return above_ms
-    if first > start and reader.seek_time(above_ms + 1) < first:
-        return max(above_ms, _scan_highest(reader, first, begin))
-    low, step = above_ms + 1, 1
-    while reader.seek_time(low + step) < begin:
-        low += step
-        step *= 2
-    high = low + step
-    while high - low > 1:
-        middle = (low + high) // 2
-        if reader.seek_time(middle) < begin:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _scan_highest(reader: "PartitionReader", first: int, end: int) -> int:
     from pspf.store.merge import BEFORE_ALL, Cursor
 
-    cursor = Cursor(reader, first, end, skip_damaged=True)
-    highest = BEFORE_ALL
-    while cursor.load():
-        highest = max(highest, cursor.top)
-    return highest
+    reader = cursor.reader
+    if begin <= first:
+        return BEFORE_ALL
+    scan = Cursor(reader, begin, end, key=cursor.key, skip_damaged=True)
+    if not scan.load():
+        return BEFORE_ALL
+    above = scan.low
+    found = reader.seek_time(above)
+    if found >= begin:
+        return BEFORE_ALL
+    if found < first or cursor.key is not None:
+        # Records before the range, or of other keys, hide what is asked for.
+        scan = Cursor(reader, first, begin, key=cursor.key, skip_damaged=True)
+        while scan.load():
+            pass
+        return scan.top
+    step = 1
+    while reader.seek_time(above + step) < begin:
+        above += step
+        step *= 2
+    high = above + step
+    while high - above > 1:
+        middle = (above + high) // 2
+        if reader.seek_time(middle) < begin:
+            above = middle
+        else:
+            high = middle
+    return above

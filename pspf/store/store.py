@@ -1,23 +1,22 @@
 """The store: one object for a directory of topics. Each command is a few lines over one method of it."""
 
 from _thread import allocate_lock
+from zlib import crc32
 
-from pspf import errors
+import pspf
 from pspf.disk import real
 from pspf.disk.real import Disk
-from pspf.format.crc import crc32_small
-from pspf.log.reader import PartitionReader
-from pspf.model import Appended, TopicConfig
-from pspf.store.names import check_name
-from pspf.store.topics import Topic, load_topic
+from pspf.store.topics import check_name, Topic, load_topic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from collections.abc import Callable, Iterator, Sequence
 
     from pspf.format.columns import Pairs
+    from pspf.log.reader import PartitionReader
     from pspf.log.writer import PartitionWriter
-    from pspf.model import Record
+    from pspf.model import Appended, Record, TopicConfig
     from pspf.store.describe import TopicInfo, TopicStats, Usage
     from pspf.store.repair import RepairReport
     from pspf.store.select import Selection
@@ -30,7 +29,7 @@ _MAX_WRITERS = 200
 
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key: ``crc32(key) % partitions``, as librdkafka's ``consistent`` partitioner."""
-    return crc32_small(key) % partitions
+    return crc32(key) % partitions
 
 
 class Store:
@@ -83,7 +82,7 @@ class Store:
             self.topics_fd = disk.open_dir("topics", dir_fd)
         except FileNotFoundError:
             disk.close(dir_fd)
-            raise errors.Damaged(
+            raise pspf.errors.Damaged(
                 f"cannot open the store {path}", "its directory 'topics' is missing", path, path=f"{path}/topics"
             ) from None
 
@@ -104,7 +103,7 @@ class Store:
         for writer in self._writers.values():
             try:
                 writer.close()
-            except errors.Error as error:
+            except pspf.errors.Error as error:
                 failure = failure or error
         self._writers.clear()
         for name in list(self._topics):
@@ -116,17 +115,17 @@ class Store:
 
     def _usable(self) -> None:
         if self._forks != real.forks:
-            raise errors.UseAfterFork(
+            raise pspf.errors.UseAfterFork(
                 "cannot use the store", "it was opened before a fork", self.path, "open it again in the child"
             )
         if self._closed:
-            raise errors.Closed("cannot use the store", "it is closed", self.path)
+            raise pspf.errors.Closed("cannot use the store", "it is closed", self.path)
 
     def writable(self, doing: str) -> None:
         """Refuse what a read-only store cannot do."""
         self._usable()
         if self.read_only:
-            raise errors.Denied(f"cannot {doing}", "the store was opened read-only", self.path)
+            raise pspf.errors.Denied(f"cannot {doing}", "the store was opened read-only", self.path)
 
     # -- topics
 
@@ -190,9 +189,9 @@ class Store:
         if cached is not None:
             self.disk.close(cached[0].dir_fd)
 
-    def no_such_topic(self, name: str) -> errors.NoSuchTopic:
+    def no_such_topic(self, name: str) -> "pspf.errors.NoSuchTopic":
         """The error for a topic that is not there."""
-        return errors.NoSuchTopic(
+        return pspf.errors.NoSuchTopic(
             f"no topic '{name}'", f"in the store {self.path}", "", f"pspf topic create {name}, or list them with: pspf ls"
         )
 
@@ -219,17 +218,17 @@ class Store:
         try:
             create_topic(self, name)
             made = True
-        except errors.Exists:  # another process was first
+        except pspf.errors.Exists:  # another process was first
             made = False
         return self.topic(name), made
 
-    def alter_topic(self, name: str, **settings: "str | int | bool") -> TopicConfig:
+    def alter_topic(self, name: str, **settings: "str | int | bool") -> "TopicConfig":
         """Change settings of a topic; returns all of them."""
         from pspf.store.lifecycle import alter_topic
 
         return alter_topic(self, name, dict(settings))
 
-    def alter_topic_from(self, name: str, path: str) -> TopicConfig:
+    def alter_topic_from(self, name: str, path: str) -> "TopicConfig":
         """Take in a settings file that was changed by hand."""
         from pspf.store.lifecycle import alter_topic_from
 
@@ -275,7 +274,7 @@ class Store:
         from pspf.log.writer import PartitionWriter
 
         if not 0 <= partition < topic.config.partitions:
-            raise self._no_such_partition(topic, partition)
+            raise self.no_such_partition(topic, partition)
         self.writable(f"append to '{topic.name}'")
         identity = topic.identity(partition, f"{self.path}/quarantine")
         try:
@@ -287,14 +286,14 @@ class Store:
                 create_partition(self.disk, topic.dir_fd, identity)
                 dir_fd = self.disk.open_dir(str(partition), topic.dir_fd)
         except OSError as error:
-            raise errors.from_os(error, f"cannot append to '{topic.name}'", identity.path) from error
+            raise pspf.errors.from_os(error, f"cannot append to '{topic.name}'", identity.path) from error
         return PartitionWriter(self.disk, identity, dir_fd, durability, self.tell)
 
     @staticmethod
     def _close_quietly(writer: "PartitionWriter") -> None:
         try:
             writer.close()
-        except errors.Error:
+        except pspf.errors.Error:
             pass  # it was broken already, and has said so
 
     def close_writers(self, name: str) -> None:
@@ -303,28 +302,31 @@ class Store:
             for key in [k for k in self._writers if k[0] == name]:
                 self._close_quietly(self._writers.pop(key))
 
-    def _no_such_partition(self, topic: Topic, partition: int) -> errors.NoSuchPartition:
-        return errors.NoSuchPartition(
+    def no_such_partition(self, topic: Topic, partition: int) -> "pspf.errors.NoSuchPartition":
+        """The error for a partition that is not there."""
+        return pspf.errors.NoSuchPartition(
             f"no partition {partition} in topic '{topic.name}'",
             f"it has {topic.config.partitions}, numbered from 0",
             "",
             f"pspf topic add-partitions {topic.name} N",
         )
 
-    def reader(self, name: str, partition: int) -> PartitionReader:
+    def reader(self, name: str, partition: int) -> "PartitionReader":
         """A reader of one partition.
 
         :raises pspf.errors.NoSuchPartition: the topic has fewer.
         """
+        from pspf.log.reader import PartitionReader
+
         topic = self.topic(name)
         if not 0 <= partition < topic.config.partitions:
-            raise self._no_such_partition(topic, partition)
+            raise self.no_such_partition(topic, partition)
         number = str(partition)
 
         def open_dir() -> "int | None":
             again = self.find_topic(name)
             if again is None or again.topic_id != topic.topic_id:
-                raise errors.TopicDeleted(f"cannot read '{name}'", "the topic was deleted")
+                raise pspf.errors.TopicDeleted(f"cannot read '{name}'", "the topic was deleted")
             try:
                 return self.disk.open_dir(number, again.dir_fd)
             except FileNotFoundError:
@@ -364,7 +366,7 @@ class Store:
         sequence: "int | None" = None,
         expect_offset: "int | None" = None,
         create: bool = True,
-    ) -> Appended:
+    ) -> "Appended":
         """Append one record and return when it is acknowledged.
 
         :param value: None is a null, which is not the same as empty.
@@ -428,13 +430,14 @@ class Store:
         sequence: "int | None",
         expect_offset: "int | None",
         create: bool,
-    ) -> Appended:
+    ) -> "Appended":
         from pspf.format.columns import encode_records
+        from pspf.model import Appended
 
         topic, _ = self.ensure_topic(name, create)
         size = len(values[0] or b"") + (len(keys[0] or b"") if keys else 0)
         if size > topic.config.max_record_bytes:
-            raise errors.RecordTooLarge(
+            raise pspf.errors.RecordTooLarge(
                 f"cannot append to '{name}'",
                 f"a record of {size} bytes is above max_record_bytes ({topic.config.max_record_bytes})",
                 "",

@@ -1,19 +1,43 @@
 """``topic.toml`` on the way in and out, and what each handle needs to know of a topic."""
 
-from pspf import errors
-from pspf.disk.atomic import read_file, replace_file
+import pspf
 from pspf.disk.real import Disk
 from pspf.format.settings import BadSettings, decode, encode
 from pspf.log.files import Identity
-from pspf.model import CHOICES, LIMITS, SETTINGS, TopicConfig
+from pspf.model import CHOICES, LIMITS, MAX_NAME, SETTINGS, TopicConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from collections.abc import Callable
 
 TOPIC_FILE = "topic.toml"
 FORMAT_VERSION = 1
 _DEFAULTS = TopicConfig()
+_ALLOWED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def check_name(name: str, kind: str = "topic") -> str:
+    """``name`` if it may be one.
+
+    :raises pspf.errors.BadName: empty, too long, dots only, or with a character outside ``A-Za-z0-9._-``.
+    """
+    why = ""
+    if not name:
+        why = "it is empty"
+    elif len(name) > MAX_NAME:
+        why = f"it has {len(name)} characters, at most {MAX_NAME} are allowed"
+    elif name in (".", ".."):
+        why = "it names a directory"
+    elif not _ALLOWED.issuperset(name):
+        bad = next(c for c in name if c not in _ALLOWED)
+        why = f"it holds {ascii(bad)}; allowed are A-Z a-z 0-9 . _ -"
+    elif name.startswith((".new-", ".del-")):
+        why = "names that begin with .new- or .del- are kept for PSPF"
+    if why:
+        shown = ascii(name if len(name) < 60 else name[:57] + "...")
+        raise pspf.errors.BadName(f"bad {kind} name {shown}", why)
+    return name
 
 
 class Topic:
@@ -62,15 +86,15 @@ def check_settings(values: "dict[str, object]") -> TopicConfig:
     config = TopicConfig()
     for name, value in values.items():
         if name not in SETTINGS:
-            raise errors.BadConfig("unknown topic setting", name, "", f"settings are: {', '.join(SETTINGS)}")
+            raise pspf.errors.BadConfig("unknown topic setting", name, "", f"settings are: {', '.join(SETTINGS)}")
         default = getattr(_DEFAULTS, name)
         if type(value) is not type(default):
-            raise errors.BadConfig(f"bad value for {name}", f"{value!r} is not a {_kind(default)}")
+            raise pspf.errors.BadConfig(f"bad value for {name}", f"{value!r} is not a {_kind(default)}")
         if name in CHOICES and value not in CHOICES[name]:
-            raise errors.BadConfig(f"bad value for {name}", f"{value!r} is none of: {', '.join(CHOICES[name])}")
+            raise pspf.errors.BadConfig(f"bad value for {name}", f"{value!r} is none of: {', '.join(CHOICES[name])}")
         if name in LIMITS and not LIMITS[name][0] <= value <= LIMITS[name][1]:  # type: ignore[operator]
             low, high = LIMITS[name]
-            raise errors.BadConfig(f"bad value for {name}", f"{value} is not between {low} and {high}")
+            raise pspf.errors.BadConfig(f"bad value for {name}", f"{value} is not between {low} and {high}")
         setattr(config, name, value)
     return config
 
@@ -95,7 +119,7 @@ def split_values(values: "dict[str, str | int | bool]", where: str) -> "tuple[by
     """Topic id, creation time and settings from the values of a ``topic.toml``."""
     version = values.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise errors.NewerFormat(
+        raise pspf.errors.NewerFormat(
             "cannot open the topic",
             f"its format is version {version}, this PSPF reads up to {FORMAT_VERSION}",
             where,
@@ -105,9 +129,9 @@ def split_values(values: "dict[str, str | int | bool]", where: str) -> "tuple[by
         topic_id = bytes.fromhex(str(values["topic_id"]))
         created_ms = int(values["created_ms"])
     except (KeyError, ValueError):
-        raise errors.Damaged("cannot open the topic", "topic_id or created_ms is missing", where, path=where) from None
+        raise pspf.errors.Damaged("cannot open the topic", "topic_id or created_ms is missing", where, path=where) from None
     if len(topic_id) != 16:
-        raise errors.Damaged("cannot open the topic", "topic_id is not 32 hex digits", where, path=where)
+        raise pspf.errors.Damaged("cannot open the topic", "topic_id is not 32 hex digits", where, path=where)
     rest = {k: v for k, v in values.items() if k not in ("format_version", "topic_id", "name", "created_ms")}
     return topic_id, created_ms, check_settings(rest)  # type: ignore[arg-type]
 
@@ -124,21 +148,21 @@ def load_topic(
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise errors.from_os(error, f"cannot open topic '{name}'", f"{topics_path}/{name}") from None
+        raise pspf.errors.from_os(error, f"cannot open topic '{name}'", f"{topics_path}/{name}") from None
     path = f"{topics_path}/{name}"
     where = f"{path}/{TOPIC_FILE}"
     try:
         fault = "is missing"
         values = None
         try:
-            data = read_file(disk, dir_fd, TOPIC_FILE, 1 << 16)
+            data = disk.read_file(TOPIC_FILE, 1 << 16, dir_fd)
             values = decode(data)
         except FileNotFoundError:
             pass
         except BadSettings as error:
             fault = f"is damaged ({error})"
             if error.changed and _looks_whole(data):
-                raise errors.Damaged(
+                raise pspf.errors.Damaged(
                     f"cannot open topic '{name}'",
                     f"{TOPIC_FILE} was changed by hand or damaged: {error}",
                     where,
@@ -153,7 +177,7 @@ def load_topic(
         return Topic(name, path, dir_fd, topic_id, created_ms, config, text, (stat.st_ino, 0))
     except OSError as error:
         disk.close(dir_fd)
-        raise errors.from_os(error, f"cannot open topic '{name}'", where) from None
+        raise pspf.errors.from_os(error, f"cannot open topic '{name}'", where) from None
     except BaseException:
         disk.close(dir_fd)
         raise
@@ -163,7 +187,7 @@ def _looks_whole(data: bytes) -> bool:
     """Whether a file whose checksum fails would be a valid topic otherwise: then somebody may have meant it."""
     try:
         split_values(decode(data, check=False), "")
-    except (BadSettings, errors.Error):
+    except (BadSettings, pspf.errors.Error):
         return False
     return True
 
@@ -178,6 +202,7 @@ def _rebuild(
     tell: "Callable[[str], None] | None",
 ) -> "dict[str, str | int | bool]":
     """``topic.toml`` from the newest segment header that repeats it."""
+    from pspf.disk.atomic import replace_file
     from pspf.format.segment import SEGMENT_HEADER_BYTES, base_of, parse_segment, segment_fault
 
     for entry in sorted(disk.listdir(dir_fd)):
@@ -187,7 +212,7 @@ def _rebuild(
         try:
             names = sorted((n for n in disk.listdir(partition_fd) if base_of(n) >= 0), reverse=True)
             for segment in names:
-                block = read_file(disk, partition_fd, segment, SEGMENT_HEADER_BYTES)
+                block = disk.read_file(segment, SEGMENT_HEADER_BYTES, partition_fd)
                 if segment_fault(block):
                     continue
                 try:
@@ -207,7 +232,7 @@ def _rebuild(
                 return values
         finally:
             disk.close(partition_fd)
-    raise errors.Damaged(
+    raise pspf.errors.Damaged(
         f"cannot open topic '{name}'",
         f"{TOPIC_FILE} {fault}, and no segment repeats its settings",
         where,

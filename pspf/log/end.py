@@ -1,0 +1,118 @@
+"""Where a partition's log ends: what the next append needs to know, and the small records that say it."""
+
+from pspf.format.batch import HEADER_BYTES, NO_TABLE, header_fault, parse_header
+from pspf.format.segment import SEGMENT_HEADER_BYTES
+from pspf.format.slots import Commit, LockRecord
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pspf.format.batch import Header
+    from pspf.log.files import PartitionFiles, Segment
+
+
+class End:
+    """The end of a log: the active segment, and all that the next append needs to know.
+
+    ``last`` is the position of the last batch (0: none in this segment), ``chain`` its header CRC (else the segment
+    header's), ``producers`` where producer state begins (NO_TABLE: nowhere).
+    """
+
+    __slots__ = ("append_ns", "chain", "epoch", "last", "offset", "position", "producers", "segment")
+
+    def __init__(self, segment: "Segment") -> None:
+        header = segment.header
+        self.segment = segment
+        self.offset = segment.base
+        self.position = SEGMENT_HEADER_BYTES
+        self.last = 0
+        self.chain: "int | None" = header.crc if header else None
+        self.append_ns = header.created_ns if header else 0
+        self.epoch = header.epoch if header else 0
+        self.producers = NO_TABLE
+
+    def accept(self, position: int, header: "Header") -> None:
+        """Move behind the batch whose ``header`` stands at ``position``."""
+        self.offset = header.next_offset
+        self.position = position + header.size
+        self.last = position
+        self.chain = header.crc
+        self.append_ns = max(self.append_ns, header.append_ns)
+        self.epoch = max(self.epoch, header.epoch)
+        back = header.table_back
+        self.producers = NO_TABLE if back == NO_TABLE else position - back
+
+
+def read_last(files: "PartitionFiles", segment: "Segment", commit: Commit, end: End) -> bool:
+    """Place ``end`` at the durable end of ``commit``, from the header of its last batch; False if that is damaged."""
+    end.offset = commit.durable_offset
+    end.position = commit.durable_position
+    if commit.durable_last == 0:
+        return commit.durable_position == SEGMENT_HEADER_BYTES and segment.header is not None
+    data = files.disk.pread(segment.fd, HEADER_BYTES, commit.durable_last)
+    if not header_fault(data, 0, segment.segment_id, commit.durable_last):
+        header = parse_header(data)
+        if header.next_offset == commit.durable_offset and commit.durable_last + header.size == commit.durable_position:
+            end.accept(commit.durable_last, header)
+            return True
+    end.chain = None
+    end.last = commit.durable_last
+    return False
+
+
+def end_of_new(before: End, segment: "Segment") -> End:
+    """The end of a segment that was just made to follow ``before``."""
+    end = End(segment)
+    end.append_ns = max(end.append_ns, before.append_ns)
+    end.epoch = max(end.epoch, before.epoch)
+    return end
+
+
+def accept_first(files: "PartitionFiles", end: End) -> None:
+    """Move behind the control batch that a new segment may begin with."""
+    data = files.disk.pread(end.segment.fd, HEADER_BYTES, end.position)
+    if not header_fault(data, 0, end.segment.segment_id, end.position):
+        header = parse_header(data)
+        if header.count == 0 and header.chain == end.chain:
+            end.accept(end.position, header)
+
+
+def slot_of(previous: Commit, end: End, flags: int, generation: int, offset: int = -1) -> Commit:
+    """The slot after ``previous`` for ``end``; ``offset`` puts another durable offset at the same place."""
+    at = end.offset if offset < 0 else offset
+    place = end.position
+    return Commit(
+        previous.sequence + 1, generation, flags, end.segment.base, at, at, place, place, end.last, previous.topic_fold
+    )
+
+
+def copy_slot(slot: Commit, sequence: int = -1, flags: int = -1) -> Commit:
+    """``slot`` again, one sequence later, or with what is given."""
+    return Commit(
+        slot.sequence + 1 if sequence < 0 else sequence,
+        slot.generation,
+        slot.flags if flags < 0 else flags,
+        slot.active_base,
+        slot.visible_offset,
+        slot.durable_offset,
+        slot.visible_position,
+        slot.durable_position,
+        slot.durable_last,
+        slot.topic_fold,
+    )
+
+
+def lock_record(end: End, generation: int, flags: int, zeros_end: int) -> LockRecord:
+    """The ``lock`` record that says: this is the written end."""
+    return LockRecord(
+        generation,
+        flags,
+        end.segment.base,
+        end.offset,
+        end.position,
+        end.chain or 0,
+        zeros_end,
+        end.last,
+        end.producers,
+        0,
+        end.append_ns,
+    )

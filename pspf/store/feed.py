@@ -1,0 +1,415 @@
+"""A byte stream into a topic: what ``pspf append`` does with its input.
+
+While input flows, chunks of it become batches of about a megabyte, written without a sync of their own; when it pauses, or four megabytes
+are unsynced, or it ends, everything is made durable. A failure at line N leaves what came before it appended and durable, and
+says so; nothing after it is.
+"""
+
+import os
+
+import pspf
+from pspf.format.columns import encode_lines
+from pspf.log.writer import UNSYNCED_LIMIT
+from pspf.model import Appended
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import pspf.errors
+    from collections.abc import Callable, Sequence
+
+    from pspf.format.batch import Encoded
+    from pspf.log.producers import ProducerCheck
+    from pspf.log.writer import PartitionWriter, Placed
+    from pspf.store.intake import Intake
+    from pspf.store.store import Store
+    from pspf.store.topics import Topic
+
+CHUNK_BYTES = 1 << 20
+_SET_PIPE_SIZE = 1031
+_STOP_POLL_MS = 200
+
+
+class FeedOptions:
+    """How input becomes records.
+
+    :param separator: ends a record; one byte or more.
+    :param key_separator: divides key and value at its first occurrence.
+    :param key_optional: a record without it gets no key, instead of being an error.
+    :param key: one key for all. :param partition: one partition for all.
+    :param headers: the same for all.
+    :param null_empty: an empty value is a null.
+    :param whole: each source is one record.
+    :param json: each line is an envelope. :param preserve: with its partition, offset and timestamp.
+    :param timestamp_ms: one time for all; else the time of reading.
+    :param timestamp_field: take the time from this field of a JSON value (``.path.to.it``).
+    :param durability: instead of the topic's.
+    :param producer: name under which the input's position is kept, so that a repeat appends only what is new.
+    :param new_source: the producer begins another input.
+    :param expect_offset: the first record must get this offset.
+    :param skip_invalid: leave out what is malformed, and count it.
+    :param create: make the topic if it is not there.
+    """
+
+    __slots__ = (
+        "create",
+        "durability",
+        "expect_offset",
+        "headers",
+        "json",
+        "key",
+        "key_optional",
+        "key_separator",
+        "new_source",
+        "null_empty",
+        "partition",
+        "preserve",
+        "producer",
+        "separator",
+        "skip_invalid",
+        "timestamp_field",
+        "timestamp_ms",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        *,
+        separator: bytes = b"\n",
+        key_separator: "bytes | None" = None,
+        key: "bytes | None" = None,
+        key_optional: bool = False,
+        partition: "int | None" = None,
+        headers: "Sequence[tuple[str, bytes | None]]" = (),
+        null_empty: bool = False,
+        whole: bool = False,
+        json: bool = False,
+        preserve: bool = False,
+        timestamp_ms: "int | None" = None,
+        timestamp_field: "str | None" = None,
+        durability: "str | None" = None,
+        producer: "str | None" = None,
+        new_source: bool = False,
+        expect_offset: "int | None" = None,
+        skip_invalid: bool = False,
+        create: bool = True,
+    ) -> None:
+        self.separator = separator
+        self.key_separator = key_separator
+        self.key = key
+        self.key_optional = key_optional
+        self.partition = partition
+        self.headers = headers
+        self.null_empty = null_empty
+        self.whole = whole
+        self.json = json
+        self.preserve = preserve
+        self.timestamp_ms = timestamp_ms
+        self.timestamp_field = timestamp_field
+        self.durability = durability
+        self.producer = producer
+        self.new_source = new_source
+        self.expect_offset = expect_offset
+        self.skip_invalid = skip_invalid
+        self.create = create
+
+    def plain_lines(self) -> bool:
+        """Whether chunks of input can go in as they are."""
+        return self.separator == b"\n" and not (
+            self.key_separator
+            or self.key is not None
+            or self.headers
+            or self.null_empty
+            or self.whole
+            or self.json
+            or self.timestamp_field
+        )
+
+
+class FeedReport:
+    """What became of the input. ``partial``: bytes of a line that a signal cut short; they were not appended."""
+
+    __slots__ = ("bytes", "duplicates", "interrupted", "invalid", "partial", "records", "skipped")
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.bytes = 0
+        self.skipped = 0
+        self.duplicates = 0
+        self.invalid = 0
+        self.partial = 0
+        self.interrupted = False
+
+
+class Feed:
+    """One run: sources in, batches out. ``stop`` is asked between reads; true ends the input there."""
+
+    __slots__ = (
+        "_last",
+        "_ready",
+        "_topic",
+        "_unsynced",
+        "compress",
+        "intake",
+        "on_batch",
+        "options",
+        "report",
+        "stop",
+        "store",
+        "topic_name",
+    )
+
+    def __init__(
+        self,
+        store: "Store",
+        topic: "Topic",
+        options: FeedOptions,
+        on_batch: "Callable[[Appended], None] | None",
+        stop: "Callable[[], bool] | None",
+    ) -> None:
+        self.store = store
+        self._topic = topic
+        self.topic_name = topic.name
+        self.options = options
+        self.on_batch = on_batch
+        self.stop = stop
+        self.report = FeedReport()
+        self.compress = topic.config.compression == "zstd"
+        self._last: "dict[int, tuple[PartitionWriter, Placed]]" = {}
+        self._ready: "list[Appended]" = []
+        self._unsynced = 0
+        self.intake: "Intake | None" = None
+
+    # -- batches
+
+    def put(self, partition: int, encoded: "Encoded", check: "ProducerCheck | None" = None) -> None:
+        """Write one batch; it is acknowledged by the next :meth:`settle`."""
+        writer = self.store.partition_writer(self._topic, partition, self.options.durability)
+        expect = self.options.expect_offset
+        placed = writer.write(encoded, expect, check)
+        if expect is not None:
+            self.options.expect_offset = placed.last + 1
+        self._last[partition] = writer, placed
+        if placed.duplicate:
+            self.report.duplicates += encoded.count
+        else:
+            self.report.records += encoded.count
+        if encoded.count and self.on_batch is not None:
+            self._ready.append(
+                Appended(
+                    self.topic_name, partition, placed.first, placed.last, writer.durability, placed.duplicate
+                )
+            )
+        self._unsynced += encoded.body_length
+        if self._unsynced >= UNSYNCED_LIMIT or placed.unsynced >= UNSYNCED_LIMIT:
+            self.settle()
+
+    def settle(self) -> None:
+        """Make everything that was written as durable as asked, and tell about it."""
+        for writer, placed in self._last.values():
+            writer.acknowledge(placed)
+        self._last.clear()
+        self._unsynced = 0
+        ready, self._ready = self._ready, []
+        if self.on_batch is not None:
+            for appended in ready:
+                self.on_batch(appended)
+
+    # -- sources
+
+    def run(self, sources: "list[str]") -> None:
+        """Append all sources, in order, as one input."""
+        options = self.options
+        if options.plain_lines() and options.producer is None:
+            consume = self._lines
+        else:
+            from pspf.store.intake import Intake
+
+            self.intake = Intake(self, self._topic)
+            consume = self.intake.consume
+        try:
+            for source in sources:
+                if self.report.interrupted:
+                    break
+                self._source(source, consume)
+            if self.intake is not None:
+                self.intake.finish()
+        except pspf.errors.Malformed as error:
+            self.settle()
+            error.why += f"; {counted(self.report.records)} appended"
+            raise
+        except BaseException:
+            self._settle_what_we_can()
+            raise
+        finally:
+            if self.intake is not None:
+                self.intake.close()
+        self.settle()
+
+    def _settle_what_we_can(self) -> None:
+        try:
+            self.settle()
+        except pspf.errors.Error:
+            pass  # the first error is the one to tell
+
+    def _source(self, source: str, consume: "Callable[[bytes, bool, str], int]") -> None:
+        if source == "-":
+            self._read(0, "standard input", consume)
+            return
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(error, source) from None
+        try:
+            self._read(fd, source, consume)
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, name: str, consume: "Callable[[bytes, bool, str], int]") -> None:
+        """Hand chunks to ``consume(data, last, name)``, which says how much of the data it used."""
+        from select import POLLIN, poll
+
+        ready = poll()
+        try:
+            ready.register(fd, POLLIN)
+        except OSError:
+            ready = None  # a kind of file that cannot be waited for
+        chunk = 1 << 62 if self.options.whole else CHUNK_BYTES
+        data = b""
+        grown = False
+        while True:
+            if self.stop is not None and self.stop():
+                self.report.interrupted = True
+                break
+            if ready is not None and not ready.poll(0):
+                # The input pauses: what is there is made durable now, before anybody waits.
+                if data and not self.options.whole:
+                    data = data[consume(data, False, name) :]
+                self.settle()
+                ready.poll(None if self.stop is None else _STOP_POLL_MS)
+                continue
+            try:
+                more = os.read(fd, CHUNK_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _unreadable(error, name) from None
+            if not more:
+                break
+            if not grown and ready is not None:
+                grown = True
+                _grow_pipe(fd)
+            data = data + more if data else more
+            self.report.bytes += len(more)
+            if len(data) >= chunk:
+                data = data[consume(data, False, name) :]
+            if len(data) > self._topic.config.max_record_bytes + CHUNK_BYTES:
+                raise self.too_large(len(data), name)
+        if not self.report.interrupted:
+            if data or self.options.whole:
+                consume(data, True, name)
+            return
+        used = consume(data, False, name) if data and not self.options.whole else 0
+        self.report.partial += len(data) - used
+
+    def too_large(self, size: int, where: str) -> "pspf.errors.RecordTooLarge":
+        """The error for a record that is above the topic's limit."""
+        return pspf.errors.RecordTooLarge(
+            f"cannot append to '{self.topic_name}'",
+            f"a record of at least {size} bytes is above max_record_bytes ({self._topic.config.max_record_bytes})",
+            where,
+            f"pspf topic alter {self.topic_name} --max-record-bytes {size}",
+        )
+
+    # -- the common case: lines as they are
+
+    def _lines(self, data: bytes, last: bool, name: str) -> int:
+        """Whole lines of ``data`` as one batch of one partition; the number of bytes used."""
+        end = data.rfind(b"\n") + 1
+        if last and end < len(data):
+            data += b"\n"  # a last line without its newline is a record
+            end = len(data)
+        if not end:
+            return 0
+        region = data if end == len(data) else data[:end]
+        lines = region.split(b"\n")
+        lines.pop()
+        limit = self._topic.config.max_record_bytes
+        if end > limit:
+            largest = max(map(len, lines))
+            if largest > limit:
+                return self._up_to_large(region, lines, limit, name)
+        timestamp = self.options.timestamp_ms
+        if timestamp is None:
+            timestamp = self.store.disk.now_ns() // 1_000_000
+        partition = self.options.partition
+        if partition is None:
+            partition = self.store.place(self._topic, None)
+        self.put(partition, encode_lines(region, lines, timestamp, self.compress))
+        return end
+
+    def _up_to_large(self, region: bytes, lines: "list[bytes]", limit: int, name: str) -> int:
+        """Lines up to the first that is too large; then it is an error, or left out."""
+        number = next(i for i, line in enumerate(lines) if len(line) > limit)
+        start = sum(map(len, lines[:number])) + number
+        if number:
+            self._lines(region[:start], False, name)
+        if not self.options.skip_invalid:
+            raise self.too_large(len(lines[number]), f"{name}, line {self.report.records + 1}")
+        self.report.invalid += 1
+        end = start + len(lines[number]) + 1
+        if end < len(region):
+            self._lines(region[end:], False, name)
+        return len(region)
+
+
+def counted(records: int) -> str:
+    """``1 record before it was``, ``7 records before it were``."""
+    return "1 record before it was" if records == 1 else f"{records} records before it were"
+
+
+def _unreadable(error: OSError, name: str) -> "pspf.errors.Error":
+    if isinstance(error, FileNotFoundError):
+        missing = pspf.errors.Error(f"cannot read {name}", "no such file")
+        missing.exit_code = 66  # type: ignore[misc]
+        return missing
+    if isinstance(error, IsADirectoryError):
+        return pspf.errors.Usage(f"cannot read {name}", "it is a directory")
+    return pspf.errors.from_os(error, f"cannot read {name}")
+
+
+def _grow_pipe(fd: int) -> None:
+    """Let a pipe hold a chunk: sixteen times fewer wake-ups on both sides."""
+    try:
+        from fcntl import fcntl
+
+        fcntl(fd, _SET_PIPE_SIZE, CHUNK_BYTES)
+    except OSError:
+        pass  # no pipe, or above the user's limit
+
+
+def feed(
+    store: "Store",
+    topic_name: str,
+    sources: "list[str]",
+    options: "FeedOptions | None" = None,
+    on_batch: "Callable[[Appended], None] | None" = None,
+    on_created: "Callable[[str], None] | None" = None,
+    stop: "Callable[[], bool] | None" = None,
+) -> FeedReport:
+    """Append everything that ``sources`` hold; when it returns, all of it is as durable as the topic says.
+
+    :param sources: file names in order, ``-`` for standard input; none means standard input.
+    :param on_batch: called for each batch once it is acknowledged.
+    :param on_created: called with the topic's name if it was made now.
+    :param stop: polled; true ends the input (complete lines are appended).
+    :raises pspf.errors.Malformed: at some line; everything before it is appended and durable.
+    """
+    options = options or FeedOptions()
+    topic, made = store.ensure_topic(topic_name, options.create)
+    if made and on_created is not None:
+        on_created(topic_name)
+    if options.partition is not None and not 0 <= options.partition < topic.config.partitions:
+        raise store.no_such_partition(topic, options.partition)
+    run = Feed(store, topic, options, on_batch, stop)
+    run.run(sources or ["-"])
+    return run.report

@@ -1,0 +1,256 @@
+"""A writer that may gather records: many appends, one batch, one sync.
+
+Without ``linger_ms`` each append is written and acknowledged before it returns. With it, ``append`` returns at once with a
+:class:`Ticket`; the records go out when ``linger_ms`` have passed, a megabyte has gathered, or ``flush`` is called. Only
+``ticket.wait()`` and ``flush()`` are acknowledgements.
+"""
+
+from _thread import allocate_lock, start_new_thread
+from time import sleep
+
+from pspf import errors
+from pspf.model import Appended
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pspf.format.columns import Pairs
+    from pspf.store.store import Store
+
+GATHER_BYTES = 1 << 20
+GATHER_RECORDS = 10_000
+
+
+class Ticket:
+    """Stands for the batches that an append went into. All appends of one gathering share it."""
+
+    __slots__ = ("_writer", "error", "rows")
+
+    def __init__(self, writer: "Writer") -> None:
+        self._writer = writer
+        self.rows: "list[Appended] | None" = None
+        self.error: "BaseException | None" = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self.rows is not None or self.error is not None
+
+    def wait(self) -> "list[Appended]":
+        """Return when the records are acknowledged: where they went, a row a batch.
+
+        :raises pspf.errors.Error: what went wrong with them.
+        """
+        if not self.done:
+            self._writer.flush()
+        if self.error is not None:
+            raise self.error
+        assert self.rows is not None
+        return self.rows
+
+
+class Writer:
+    """Appends to one topic. A context manager; threads may share it.
+
+    :param linger_ms: gather for at most so long; None writes each append at once.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_create",
+        "_durability",
+        "_flushing",
+        "_headers",
+        "_keyed",
+        "_keys",
+        "_linger_s",
+        "_mutex",
+        "_partition",
+        "_size",
+        "_store",
+        "_ticket",
+        "_ticking",
+        "_times",
+        "_topic",
+        "_values",
+    )
+
+    def __init__(
+        self,
+        store: "Store",
+        topic: str,
+        partition: "int | None",
+        durability: "str | None",
+        linger_ms: "float | None",
+        create: bool,
+    ) -> None:
+        self._store = store
+        self._topic = topic
+        self._partition = partition
+        self._durability = durability
+        self._linger_s = None if linger_ms is None else linger_ms / 1000
+        self._create = create
+        self._closed = False
+        self._ticking = False
+        self._mutex = allocate_lock()
+        self._flushing = allocate_lock()
+        store.ensure_topic(topic, create)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._values: "list[bytes | None]" = []
+        self._keys: "list[bytes | None]" = []
+        self._times: "list[int]" = []
+        self._headers: "list[Pairs]" = []
+        self._keyed = False
+        self._size = 0
+        self._ticket = Ticket(self)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def append(
+        self,
+        value: "bytes | str | None",
+        *,
+        key: "bytes | str | None" = None,
+        headers: "Pairs" = (),
+        timestamp_ms: "int | None" = None,
+    ) -> Ticket:
+        """Append one record; see the module's text for when it is acknowledged.
+
+        :raises pspf.errors.RecordTooLarge: the record alone; what was gathered is untouched.
+        """
+        if self._closed:
+            raise errors.Closed(f"cannot append to '{self._topic}'", "the writer is closed")
+        if isinstance(value, str):
+            value = value.encode()
+        if isinstance(key, str):
+            key = key.encode()
+        if self._linger_s is None:
+            row = self._store.append(
+                self._topic,
+                value,
+                key=key,
+                headers=headers,
+                timestamp_ms=timestamp_ms,
+                partition=self._partition,
+                durability=self._durability,
+                create=self._create,
+            )
+            ticket = Ticket(self)
+            ticket.rows = [row]
+            return ticket
+        size = (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
+        if size > GATHER_BYTES:
+            self._check_size(size)
+        if timestamp_ms is None:
+            timestamp_ms = self._store.disk.now_ns() // 1_000_000
+        with self._mutex:
+            self._values.append(value)
+            self._keys.append(key)
+            self._times.append(timestamp_ms)
+            if key is not None:
+                self._keyed = True
+            if headers or self._headers:
+                self._headers.extend(() for _ in range(len(self._values) - 1 - len(self._headers)))
+                self._headers.append(headers)
+            self._size += size
+            ticket = self._ticket
+            full = self._size >= GATHER_BYTES or len(self._values) >= GATHER_RECORDS
+            start = not self._ticking and not full
+            if start:
+                self._ticking = True
+        if start:
+            start_new_thread(self._tick, ())
+        elif full:
+            self._send()
+        return ticket
+
+    def _check_size(self, size: int) -> None:
+        limit = self._store.topic(self._topic).config.max_record_bytes
+        if size > limit:
+            raise errors.RecordTooLarge(
+                f"cannot append to '{self._topic}'",
+                f"a record of {size} bytes is above max_record_bytes ({limit})",
+                "",
+                f"pspf topic alter {self._topic} --max-record-bytes {size}",
+            )
+
+    def _tick(self) -> None:
+        """The thread that sends what has lingered; it ends when nothing came for a while."""
+        assert self._linger_s is not None
+        idle = 0
+        while not self._closed and idle < 50:
+            sleep(self._linger_s)
+            if self._values:
+                idle = 0
+                self._send()
+            else:
+                idle += 1
+        with self._mutex:
+            self._ticking = False
+            again = bool(self._values) and not self._closed
+            if again:
+                self._ticking = True
+        if again:
+            self._tick()
+
+    def _send(self) -> None:
+        """Write and acknowledge what has gathered; errors go into its ticket."""
+        with self._flushing:
+            with self._mutex:
+                if not self._values:
+                    return
+                values, times, ticket = self._values, self._times, self._ticket
+                keys = self._keys if self._keyed else None
+                headers = self._headers
+                if headers:
+                    headers.extend(() for _ in range(len(values) - len(headers)))
+                self._reset()
+            try:
+                from pspf.store.many import append_many
+
+                ticket.rows = append_many(
+                    self._store,
+                    self._topic,
+                    values,
+                    keys,
+                    headers,
+                    times,
+                    self._partition,
+                    self._durability,
+                    self._create,
+                    shared_headers=False,
+                )
+            except BaseException as error:
+                ticket.error = error
+
+    def flush(self) -> "list[Appended]":
+        """Acknowledge everything that was appended so far; where the last of it went.
+
+        :raises pspf.errors.Error: what went wrong with records of this gathering.
+        """
+        with self._mutex:
+            ticket = self._ticket
+            empty = not self._values
+        if empty:
+            with self._flushing:  # one that is under way has to end first
+                return []
+        self._send()
+        with self._flushing:
+            pass
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.rows or []
+
+    def close(self) -> None:
+        """Flush and end. Errors of gatherings whose ticket nobody waited for come out here or in ``flush``."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = True
