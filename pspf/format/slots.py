@@ -207,15 +207,17 @@ def _check_version(flags: int) -> int:
 
 def newest_commit(data: bytes, topic_fold: int) -> "Commit | None":
     """The newest valid slot of a ``commit`` file, None if neither is valid or they are another topic's."""
-    best = None
-    for at in (0, SECOND_SLOT):
+    places = (0, SECOND_SLOT)
+    if data[:8][::-1] < data[SECOND_SLOT : SECOND_SLOT + 8][::-1]:  # the higher sequence first: usually it is whole
+        places = (SECOND_SLOT, 0)
+    for at in places:
         slot = data[at : at + SLOT_BYTES]
         if _whole(slot):
             f = _COMMIT.unpack_from(slot)
             flags = _check_version(f[2])
-            if f[9] == topic_fold and (best is None or f[0] > best.sequence):
-                best = Commit(f[0], f[1], flags, f[3], f[4], f[5], f[6], f[7], f[8], f[9])
-    return best
+            if f[9] == topic_fold:
+                return Commit(f[0], f[1], flags, f[3], f[4], f[5], f[6], f[7], f[8], f[9])
+    return None
 
 
 def commit_slots_valid(data: bytes) -> "tuple[bool, bool]":

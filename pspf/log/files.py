@@ -118,8 +118,12 @@ class PartitionFiles:
 
     def read_commit(self) -> "Commit | None":
         """The newest valid slot of ``commit``."""
+        return self.parse_commit(self.disk.pread(self.commit_fd, FILE_BYTES, 0))
+
+    def parse_commit(self, raw: bytes) -> "Commit | None":
+        """The newest valid slot in the bytes of a ``commit`` file."""
         try:
-            return newest_commit(self.disk.pread(self.commit_fd, FILE_BYTES, 0), self.topic_fold)
+            return newest_commit(raw, self.topic_fold)
         except NewerSlot:
             raise self.newer("commit") from None
 

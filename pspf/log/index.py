@@ -39,31 +39,44 @@ def read_index(files: "PartitionFiles", segment: "Segment") -> "list[IndexEntry]
         files.disk.close(fd)
 
 
-def note_batch(files: "PartitionFiles", segment: "Segment", position: int, offset: int, append_ns: int) -> None:
-    """Write the entry for the first batch of a 256 KiB stretch. Whatever goes wrong, the log does not need it."""
+def note_batches(files: "PartitionFiles", due: "list[tuple[int, int, int, int, int | None]]") -> None:
+    """Write the entries for the first batches of their 256 KiB stretches, and empty ``due``.
+
+    Called without the append lock: entries do not depend on who writes them, or when. Each is (base of the segment,
+    position, base offset, append time, greatest timestamp since the entry before, or None where others appended too).
+    Whatever goes wrong, the log does not need it.
+    """
     disk = files.disk
-    try:
-        fd = disk.open(index_name(segment.base), CREATE, files.dir_fd)
-    except OSError:
-        return
-    try:
-        previous, max_before = 0, UNKNOWN
-        place = entry_place(position)
-        if place == 0:
+    wanted, due[:] = list(due), []
+    for base, position, offset, append_ns, max_before in wanted:
+        segment = None
+        fd = -1
+        try:
+            segment = files.open_segment(base)
+            if segment is None:
+                continue
+            fd = disk.open(index_name(base), CREATE, files.dir_fd)
+            place = entry_place(position)
             previous = position
-            max_before = -(1 << 63)
-        else:
-            span = min(place, _LOOK_BACK)
-            earlier = _entries_at(disk.pread(fd, span, place - span), place - span, segment.segment_id)
-            if earlier:
-                previous = earlier[-1].position
-                max_before = _greatest(files, segment, previous, position)
-        entry = IndexEntry(offset, position, previous, max_before, append_ns)
-        disk.pwrite(fd, encode_entry(entry, segment.segment_id), place)
-    except OSError:
-        pass
-    finally:
-        disk.close(fd)
+            if place == 0:
+                max_before = -(1 << 63)
+            else:
+                span = min(place, _LOOK_BACK)
+                earlier = _entries_at(disk.pread(fd, span, place - span), place - span, segment.segment_id)
+                previous = earlier[-1].position if earlier else 0
+                if not earlier:
+                    max_before = UNKNOWN
+                elif max_before is None:
+                    max_before = _greatest(files, segment, previous, position)
+            entry = IndexEntry(offset, position, previous, max_before, append_ns)
+            disk.pwrite(fd, encode_entry(entry, segment.segment_id), place)
+        except OSError:
+            pass
+        finally:
+            if fd >= 0:
+                disk.close(fd)
+            if segment is not None:
+                disk.close(segment.fd)
 
 
 def _entries_at(data: bytes, start: int, segment_id: int) -> "list[IndexEntry]":

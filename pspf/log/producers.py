@@ -161,8 +161,6 @@ def before_append(writer: "PartitionWriter", encoded: Encoded, check: "ProducerC
         table = table_of(state, writer.files.disk.now_ns() // 1_000_000)
         size = HEADER_BYTES + table.body_length
         writer.put(table, size)
-        writer.end.producers = writer.record.last_position
-        writer.record.producers_position = writer.end.producers
     return None
 
 

@@ -14,13 +14,15 @@ from _thread import allocate_lock
 
 import pspf
 from pspf.disk import real
-from pspf.format.batch import HEADER_BYTES, NO_TABLE, Encoded
+from pspf.format.batch import HEADER_BYTES, KIND_TABLE, NO_TABLE, Encoded
 from pspf.format.segment import segment_name
 from pspf.format.slots import (
+    FILE_BYTES,
     FLAG_DELETED,
     FLAG_DOUBT,
     FLAG_LINKED,
     FLAG_POISONED,
+    SLOT_BYTES,
     Commit,
     LockRecord,
 )
@@ -43,6 +45,7 @@ UNSYNCED_LIMIT = 4 << 20
 COMMIT_SYNC_BYTES = 16 << 20
 SMALL_APPEND = 64 << 10
 INDEX_CHUNK = 256 << 10
+NO_TIME = -(1 << 63)
 
 
 class Placed:
@@ -68,12 +71,16 @@ class PartitionWriter:
     __slots__ = (
         "_appended",
         "_closed",
+        "_commit",
+        "_commit_raw",
         "commit_unsynced",
         "_doubt",
         "durable_end",
         "durable_position",
         "end",
         "_forks",
+        "_index_due",
+        "_max_time",
         "generation",
         "_gone",
         "_mutex",
@@ -108,6 +115,10 @@ class PartitionWriter:
         self._forks = real.forks
         self._closed = self._gone = self._syncing = False
         self._retired: "list[int]" = []
+        self._index_due: "list[tuple[int, int, int, int, int | None]]" = []
+        self._max_time: "int | None" = None  # greatest timestamp since the last index entry; None: not known
+        self._commit_raw = b""
+        self._commit: "Commit | None" = None
         self.poisoned = ""
         self._appended = 0
         self.commit_unsynced = 0
@@ -310,6 +321,7 @@ class PartitionWriter:
         """Somebody else wrote the ``lock`` record since we last did: take it over."""
         from pspf.log.others import refresh
 
+        self._max_time = None
         refresh(self, raw)
 
     def retire(self, fd: int) -> None:
@@ -351,9 +363,14 @@ class PartitionWriter:
                             path=files.path_of(self.end.segment),
                             offset=self.end.offset,
                         )
-                    return self._write_locked(encoded, expect_offset, producer)
+                    placed = self._write_locked(encoded, expect_offset, producer)
                 finally:
                     disk.unlock(files.lock_fd)  # 7
+                if self._index_due:
+                    from pspf.log.index import note_batches
+
+                    note_batches(files, self._index_due)
+                return placed
             except OSError as error:
                 raise pspf.errors.from_os(
                     error, f"cannot append to {self.identity}", files.path_of(self.end.segment)
@@ -391,7 +408,7 @@ class PartitionWriter:
         position, first = end.position, end.offset
         append_ns = max(disk.now_ns(), end.append_ns + 1)
         back = NO_TABLE if end.producers == NO_TABLE else position - end.producers
-        if back == NO_TABLE and encoded.producer_id >= 0:
+        if encoded.kind_codec >> 4 == KIND_TABLE or (back == NO_TABLE and encoded.producer_id >= 0):
             back = 0
         header = encoded.seal(
             first, end.epoch, append_ns, segment.segment_id, position, end.chain or 0, self.durable_end, back
@@ -416,41 +433,32 @@ class PartitionWriter:
                 raise
             self._zeros_off = True  # no room for zeros ahead: without them it may still fit
             return self.put(encoded, size)
-        index_due = position // INDEX_CHUNK != end.last // INDEX_CHUNK or not end.last
-        unsynced = record.oldest_unsynced_ms
-        if self._visible_at_write and not unsynced:
-            unsynced = append_ns // 1_000_000
-        fresh = LockRecord(
-            record.generation,
-            record.flags,
-            segment.base,
-            first + encoded.span,
-            after,
-            int.from_bytes(header[4:8], "little"),
-            zeros_end,
-            position,
-            end.producers if back == NO_TABLE else position - back,
-            unsynced,
-            append_ns,
-        )
-        raw = fresh.encode()
+        if self._visible_at_write and not record.oldest_unsynced_ms:
+            record.oldest_unsynced_ms = append_ns // 1_000_000
+        record.active_base = segment.base
+        record.written_offset = end.offset = first + encoded.span
+        record.written_position = end.position = after
+        record.last_crc = end.chain = int.from_bytes(header[4:8], "little")
+        record.zeros_end = zeros_end
+        record.producers_position = end.producers = NO_TABLE if back == NO_TABLE else position - back
+        record.last_append_ns = end.append_ns = append_ns
+        last, record.last_position, end.last = end.last, position, position
+        raw = record.encode()
+        self.raw = b""  # should this write fail, the next append takes the old record over again
         disk.pwrite(self.files.lock_fd, raw, 0)  # 6
-        self.record, self.raw = fresh, raw
-        self.move(end, fresh)
+        self.raw = raw
         self._appended += 1
         if self._visible_at_write:
             self._publish_visible()
-        if index_due:
-            from pspf.log.index import note_batch
-
-            note_batch(self.files, segment, position, first, append_ns)
+        if not last or position // INDEX_CHUNK != last // INDEX_CHUNK:
+            self._index_due.append((segment.base, position, first, append_ns, self._max_time))
+            self._max_time = encoded.max_timestamp if encoded.count else NO_TIME
+        elif encoded.count and self._max_time is not None and encoded.max_timestamp > self._max_time:
+            self._max_time = encoded.max_timestamp
 
     def _publish_visible(self) -> None:
         """Durability ``interval`` and ``os``: readers may go to the written end at once."""
-        files, end = self.files, self.end
-        commit = files.read_commit()
-        if commit is None or commit.generation != self.generation:
-            return
+        end, commit = self.end, self.current_commit()
         slot = Commit(
             commit.sequence + 1,
             commit.generation,
@@ -463,11 +471,14 @@ class PartitionWriter:
             commit.durable_last,
             commit.topic_fold,
         )
-        files.disk.pwrite(files.commit_fd, slot.encode(), slot.place)
+        self._publish(slot)
 
     def current_commit(self) -> Commit:
         """The slot in force; the append lock is held."""
-        commit = self.files.read_commit()
+        raw = self.files.disk.pread(self.files.commit_fd, FILE_BYTES, 0)
+        if raw == self._commit_raw:
+            return self._commit  # type: ignore[return-value]  # nobody published since this handle did
+        commit = self.files.parse_commit(raw)
         if commit is None:
             raise pspf.errors.Damaged(
                 f"cannot append to {self.identity}",
@@ -481,7 +492,15 @@ class PartitionWriter:
         if commit.flags & FLAG_POISONED or commit.generation != self.generation:
             self.poisoned = "seen by another process"
             raise self.poisoned_error()
+        self._commit, self._commit_raw = commit, raw
         return commit
+
+    def _publish(self, slot: Commit) -> None:
+        """Write a slot behind :meth:`current_commit`, and remember what the file holds now."""
+        data, place = slot.encode(), slot.place
+        raw, self._commit_raw = self._commit_raw, b""
+        self.files.disk.pwrite(self.files.commit_fd, data, place)
+        self._commit, self._commit_raw = slot, raw[:place] + data + raw[place + SLOT_BYTES :]
 
     # -- durability
 
@@ -539,7 +558,7 @@ class PartitionWriter:
                         last,
                         commit.topic_fold,
                     )
-                    disk.pwrite(files.commit_fd, slot.encode(), slot.place)
+                    self._publish(slot)
                     self.commit_unsynced += position - commit.durable_position
                     commit = slot
                     if self._visible_at_write and self.record.oldest_unsynced_ms:

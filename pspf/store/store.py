@@ -378,21 +378,39 @@ class Store:
         :param create: make the topic if it is not there.
         :raises pspf.errors.IOFailed: nothing was appended; see its subclasses for the exceptions to that.
         """
+        from pspf.format.columns import encode_records
+        from pspf.model import Appended
+
         raw_key = key.encode() if isinstance(key, str) else key
-        place = self.place(self.ensure_topic(topic, create)[0], raw_key) if partition is None else partition
-        return self._append(
-            topic,
-            place,
-            [value.encode() if isinstance(value, str) else value],
-            None if raw_key is None else [raw_key],
-            timestamp_ms,
-            headers,
-            durability,
-            producer,
-            sequence,
-            expect_offset,
-            create,
+        raw = value.encode() if isinstance(value, str) else value
+        found = self.find_topic(topic) or self.ensure_topic(topic, create)[0]
+        config = found.config
+        size = (len(raw) if raw is not None else 0) + (len(raw_key) if raw_key is not None else 0)
+        if size > config.max_record_bytes:
+            raise pspf.errors.RecordTooLarge(
+                f"cannot append to '{topic}'",
+                f"a record of {size} bytes is above max_record_bytes ({config.max_record_bytes})",
+                "",
+                f"pspf topic alter {topic} --max-record-bytes {size}",
+            )
+        place = self.place(found, raw_key) if partition is None else partition
+        writer = self.partition_writer(found, place, durability)
+        encoded = encode_records(
+            (raw,),
+            None if raw_key is None else (raw_key,),
+            self.disk.now_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms,
+            headers or None,
+            config.compression == "zstd",
         )
+        check = None
+        if producer is not None:
+            from pspf.format.producers import id_of
+            from pspf.log.producers import ProducerCheck
+
+            check_name(producer, "producer")
+            check = ProducerCheck(id_of(producer), producer, sequence)
+        placed = writer.append(encoded, expect_offset, check)
+        return Appended(topic, place, placed.first, placed.last, writer.durability, placed.duplicate)
 
     def append_many(
         self,
@@ -416,47 +434,6 @@ class Store:
         from pspf.store.many import append_many
 
         return append_many(self, topic, values, keys, headers, timestamps_ms, partition, durability, create)
-
-    def _append(
-        self,
-        name: str,
-        partition: int,
-        values: "list[bytes | None]",
-        keys: "list[bytes | None] | None",
-        timestamp_ms: "int | None",
-        headers: "Pairs",
-        durability: "str | None",
-        producer: "str | None",
-        sequence: "int | None",
-        expect_offset: "int | None",
-        create: bool,
-    ) -> "Appended":
-        from pspf.format.columns import encode_records
-        from pspf.model import Appended
-
-        topic, _ = self.ensure_topic(name, create)
-        size = len(values[0] or b"") + (len(keys[0] or b"") if keys else 0)
-        if size > topic.config.max_record_bytes:
-            raise pspf.errors.RecordTooLarge(
-                f"cannot append to '{name}'",
-                f"a record of {size} bytes is above max_record_bytes ({topic.config.max_record_bytes})",
-                "",
-                f"pspf topic alter {name} --max-record-bytes {size}",
-            )
-        writer = self.partition_writer(topic, partition, durability)
-        if timestamp_ms is None:
-            timestamp_ms = self.disk.now_ns() // 1_000_000
-        compress = topic.config.compression == "zstd"
-        encoded = encode_records(values, keys, timestamp_ms, headers or None, compress)
-        check = None
-        if producer is not None:
-            from pspf.format.producers import id_of
-            from pspf.log.producers import ProducerCheck
-
-            check_name(producer, "producer")
-            check = ProducerCheck(id_of(producer), producer, sequence)
-        placed = writer.append(encoded, expect_offset, check)
-        return Appended(name, partition, placed.first, placed.last, writer.durability, placed.duplicate)
 
     def writer(
         self,
