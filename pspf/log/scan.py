@@ -82,9 +82,37 @@ class Scanner:
         self.offset = offset
         self.chain = None
 
+    def reread(self) -> None:
+        """Forget what was read ahead: a writer may have written it meanwhile."""
+        self._buffer = b""
+        self._buffer_at = self.position
+
     def rest_is_zero(self) -> bool:
         """Whether only zeros lie between ``position`` and ``size``."""
         return only_zeros(self._disk, self._fd, self.position, self.size)
+
+
+def find_segment_id(disk: "Disk", fd: int, size: int) -> int:
+    """The id of a segment whose own header is damaged, from the first batch that checks with the id it carries.
+
+    0, which is nobody's id, when there is none.
+    """
+    overlap = HEADER_BYTES - 1
+    at = 0
+    while at < size:
+        data = disk.pread(fd, min(_CHUNK, size - at), at)
+        if len(data) < HEADER_BYTES:
+            return 0
+        found = data.find(MAGIC)
+        while 0 <= found <= len(data) - HEADER_BYTES:
+            segment_id = int.from_bytes(data[found + 8 : found + 16], "little")
+            if not header_fault(data, found, segment_id, at + found):
+                return segment_id
+            found = data.find(MAGIC, found + 1)
+        if at + len(data) >= size:
+            return 0
+        at += len(data) - overlap
+    return 0
 
 
 def only_zeros(disk: "Disk", fd: int, start: int, end: int) -> bool:

@@ -91,6 +91,7 @@ class PartitionWriter:
         "_retired",
         "_sync_mutex",
         "_syncing",
+        "_timed",
         "_visible_at_write",
         "_zeros_off",
         "durability",
@@ -113,7 +114,7 @@ class PartitionWriter:
         self._mutex = allocate_lock()
         self._sync_mutex = allocate_lock()
         self._forks = real.forks
-        self._closed = self._gone = self._syncing = False
+        self._closed = self._gone = self._syncing = self._timed = False
         self._retired: "list[int]" = []
         self._index_due: "list[tuple[int, int, int, int, int | None]]" = []
         self._max_time: "int | None" = None  # greatest timestamp since the last index entry; None: not known
@@ -583,8 +584,14 @@ class PartitionWriter:
         """Make a batch as durable as this writer's level says, and bound what is left unsynced."""
         if self.durability == "sync":
             self.sync(placed.end)
-        elif placed.unsynced > UNSYNCED_LIMIT or self._overdue():
+            return
+        if placed.unsynced > UNSYNCED_LIMIT or self._overdue():
             self.sync(placed.end)
+        elif self.durability == "interval" and not self._timed:
+            from pspf.log.timer import start_timer
+
+            self._timed = True
+            start_timer(self)
 
     def _overdue(self) -> bool:
         """Durability ``interval``: the oldest unsynced append, by whomever, is older than the interval."""

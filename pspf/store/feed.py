@@ -6,6 +6,7 @@ says so; nothing after it is.
 """
 
 import os
+from _thread import allocate_lock, start_new_thread
 
 import pspf
 from pspf.format.columns import encode_lines
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 _SET_PIPE_SIZE = 1031
 _STOP_POLL_MS = 200
+_SYNC_BEHIND = UNSYNCED_LIMIT // 2
 
 
 class FeedOptions:
@@ -144,9 +146,13 @@ class Feed:
     """One run: sources in, batches out. ``stop`` is asked between reads; true ends the input there."""
 
     __slots__ = (
+        "_failure",
         "_last",
         "_ready",
+        "_running",
+        "_telling",
         "_topic",
+        "_under_way",
         "_unsynced",
         "compress",
         "intake",
@@ -177,6 +183,10 @@ class Feed:
         self._last: "dict[int, tuple[PartitionWriter, Placed]]" = {}
         self._ready: "list[Appended]" = []
         self._unsynced = 0
+        self._running = allocate_lock()
+        self._under_way: "dict[int, tuple[PartitionWriter, Placed]]" = {}
+        self._telling: "list[Appended]" = []
+        self._failure: "BaseException | None" = None
         self.intake: "Intake | None" = None
 
     # -- batches
@@ -200,19 +210,51 @@ class Feed:
                 )
             )
         self._unsynced += encoded.body_length
-        if self._unsynced >= UNSYNCED_LIMIT or placed.unsynced >= UNSYNCED_LIMIT:
-            self.settle()
+        if self._unsynced >= _SYNC_BEHIND:
+            self._sync_behind()
+
+    def _sync_behind(self) -> None:
+        """Make what was written durable while the next batches are encoded; at most one such sync is under way."""
+        self._join()
+        self._under_way, self._last = self._last, {}
+        self._telling, self._ready = self._ready, []
+        self._unsynced = 0
+        self._running.acquire()
+        start_new_thread(self._acknowledge, ())
+
+    def _acknowledge(self) -> None:
+        try:
+            for writer, placed in self._under_way.values():
+                writer.acknowledge(placed)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._running.release()
+
+    def _join(self) -> None:
+        """Wait for the sync that is under way, and tell what it acknowledged."""
+        with self._running:
+            pass
+        telling, self._telling = self._telling, []
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        self._tell(telling)
+
+    def _tell(self, telling: "list[Appended]") -> None:
+        if self.on_batch is not None:
+            for appended in telling:
+                self.on_batch(appended)
 
     def settle(self) -> None:
         """Make everything that was written as durable as asked, and tell about it."""
-        for writer, placed in self._last.values():
-            writer.acknowledge(placed)
-        self._last.clear()
+        self._join()
+        written, self._last = self._last, {}
+        telling, self._ready = self._ready, []
         self._unsynced = 0
-        ready, self._ready = self._ready, []
-        if self.on_batch is not None:
-            for appended in ready:
-                self.on_batch(appended)
+        for writer, placed in written.values():
+            writer.acknowledge(placed)
+        self._tell(telling)
 
     # -- sources
 

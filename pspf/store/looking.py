@@ -17,7 +17,6 @@ from pspf.format.slots import (
     parse_lock,
 )
 from pspf.log.files import Identity, PartitionFiles
-from pspf.store.topics import check_name
 from pspf.store.topics import check_name, load_topic
 
 TYPE_CHECKING = False

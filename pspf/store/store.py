@@ -451,7 +451,7 @@ class Store:
 
     def read(self, topic: str, selection: "Selection | None" = None, **options: object) -> "Iterator[Record]":
         """The records of a topic up to its end, in merged order (see :mod:`pspf.store.merge`)."""
-        from pspf.store.records import read_records
+        from pspf.store.reading import read_records
 
         return read_records(self, topic, selection, **options)  # type: ignore[arg-type]
 
@@ -464,7 +464,7 @@ class Store:
         **options: object,
     ) -> "Iterator[Record]":
         """The last records of a topic and, with ``follow``, every later one as it becomes visible."""
-        from pspf.store.records import tail_records
+        from pspf.store.reading import tail_records
 
         return tail_records(self, topic, last, follow, selection, **options)  # type: ignore[arg-type]
 

@@ -12,7 +12,6 @@ from pspf import errors
 from pspf.format.segment import base_of
 from pspf.format.settings import BadSettings, decode, encode
 from pspf.store.looking import PartitionView, is_partition_name
-from pspf.store.topics import check_name
 from pspf.store.open import STORE_FILE
 from pspf.store.topics import TOPIC_FILE, Topic, check_name, split_values, topic_values
 
