@@ -72,6 +72,16 @@ _SEED = Struct("<QQ")
 assert _HEADER.size == HEADER_BYTES
 assert 8 + _LOCAL.size + 8 + _LOGICAL.size == HEADER_BYTES
 
+# The preamble of a columnar body, and the bits of its widths: see pspf.format.columns.
+PREAMBLE = Struct("<BBBBBBHIII")
+PREAMBLE_BYTES = 20
+assert PREAMBLE.size == PREAMBLE_BYTES
+NULLS = 0x40
+SHARED = 0x80
+NULL_KEY = 0x55555555
+NULL_VALUE = 0xAAAAAAAA
+WIDTH_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
 
 class Encoded:
     """A batch whose body is ready and whose place in the log is not known yet.

@@ -1,13 +1,14 @@
 """The JSON envelope: one record as one line of JSON, exactly, and back.
 
 An envelope has seven keys, always all of them, in this order: ``topic``, ``partition``, ``offset``,
-``timestamp`` (integer, ms since the epoch), ``key``, ``value``, ``headers``. Key and value are strings or null;
-bytes that are not UTF-8 stand in ``key_base64`` or ``value_base64`` instead of ``key`` or ``value``. Headers are a
-list of ``[name, value]``, or ``[name, null, base64]`` where the value is not UTF-8; ``[name, null]`` is a null. A
-header name that is not UTF-8 has its bytes as lone surrogates (``\\udc80`` to ``\\udcff``), as Python writes them.
+``timestamp`` (integer, ms since the epoch), ``key``, ``value``, ``headers``. Key and value are strings or
+null; bytes that are not UTF-8 stand in ``key_base64`` or ``value_base64`` instead of ``key`` or ``value``.
+Headers are a list of ``[name, value]``, or ``[name, null, base64]`` where the value is not UTF-8; ``[name,
+null]`` is a null. A header name that is not UTF-8 has its bytes as lone surrogates (``\\udc80`` to
+``\\udcff``), as Python writes them.
 
-Reading takes the same keys in any order and any subset of them that has a value; one that it does not know is an
-error, never ignored: a misspelt ``header`` would be lost in silence.
+Reading takes the same keys in any order and any subset of them that has a value; one that it does not know is
+an error, never ignored: a misspelt ``header`` would be lost in silence.
 """
 
 from binascii import Error as BadBase64
@@ -31,7 +32,7 @@ class BadEnvelope(ValueError):
 
 
 class Envelope:
-    """What a line said. ``topic``, ``partition``, ``offset`` and ``timestamp_ms`` are None where it did not say."""
+    """What a line said: None for ``topic``, ``partition``, ``offset``, ``timestamp_ms`` where it did not."""
 
     __slots__ = ("headers", "key", "offset", "partition", "timestamp_ms", "topic", "value")
 
@@ -91,6 +92,46 @@ def encode_fields(
         return json.dumps(envelope, separators=(",", ":")).encode() + b"\n"
 
 
+def encode_columns(
+    topic: str,
+    partitions: "Sequence[int]",
+    offsets: "Sequence[int]",
+    timestamps_ms: "Sequence[int]",
+    keys: "Sequence[bytes | None]",
+    values: "Sequence[bytes | None]",
+    headers: "Sequence[Sequence[tuple[str, bytes | None]]]",
+) -> bytes:
+    """The lines of many records: byte for byte what :func:`encode_fields` gives for each of them."""
+    if values and None not in values and not any(headers) and (None not in keys or not any(map(_some, keys))):
+        try:
+            columns: "list[Sequence[object]]" = [partitions, offsets, timestamps_ms]
+            key = b"null"
+            if keys[0] is not None:
+                key = b'"%b"'
+                columns.append(_strings(keys))  # type: ignore[arg-type]
+            columns.append(_strings(values))  # type: ignore[arg-type]
+        except UnicodeDecodeError:
+            pass
+        else:
+            template = (
+                b'{"topic":%b,"partition":%%d,"offset":%%d,"timestamp":%%d,'
+                b'"key":%b,"value":"%%b","headers":[]}\n'
+            )
+            name = orjson.dumps(topic).replace(b"%", b"%%")
+            return b"".join(map((template % (name, key)).__mod__, zip(*columns, strict=True)))
+    rows = zip(partitions, offsets, timestamps_ms, keys, values, headers, strict=True)
+    return b"".join([encode_fields(topic, *row) for row in rows])
+
+
+def _some(key: "bytes | None") -> bool:
+    return key is not None
+
+
+def _strings(column: "Sequence[bytes]") -> "list[bytes]":
+    """Each as the inside of a JSON string, in one call: no JSON string contains quote, comma, quote."""
+    return orjson.dumps([piece.decode() for piece in column])[2:-2].split(b'","')
+
+
 def _base64(data: bytes) -> str:
     return b2a_base64(data, newline=False).decode("ascii")
 
@@ -107,8 +148,8 @@ def _header(name: str, content: "bytes | None") -> "list[str | None]":
 def decode(line: "bytes | str") -> Envelope:
     """What ``line`` says.
 
-    :raises BadEnvelope: it is no JSON object, has a key that is not known, a value of the wrong type, or neither
-        ``value`` nor ``value_base64``.
+    :raises BadEnvelope: it is no JSON object, has a key that is not known, a value of the wrong type, or
+        neither ``value`` nor ``value_base64``.
     """
     fields = _parse(line)
     if type(fields) is not dict:

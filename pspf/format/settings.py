@@ -7,8 +7,6 @@ The subset is what both ``tomllib`` and a plain split read: strings in double qu
 from pspf.format.crc import crc32_small
 
 
-
-
 class BadSettings(ValueError):
     """A settings file that does not parse, or whose checksum does not hold. ``changed``: only the checksum fails."""
 

@@ -41,13 +41,19 @@ def link(writer: "PartitionWriter", commit: "Commit") -> None:
     """Sync the directories above the partition once, and say so: its name must not vanish in a power cut."""
     disk = writer.files.disk
     path = writer.identity.path
-    for _ in range(3):  # the topic, topics/, the store
-        path = path.rpartition("/")[0] or "."
-        fd = disk.open_dir(path, follow=True)
+    ours = 3  # the topic, topics/ and the store; what lies above may belong to somebody else
+    while path not in ("", "/"):
+        path = path.rpartition("/")[0] or "/"
         try:
-            disk.fsync(fd)
-        finally:
-            disk.close(fd)
+            fd = disk.open_dir(path, follow=True)
+            try:
+                disk.fsync(fd)
+            finally:
+                disk.close(fd)
+        except OSError:
+            if ours > 0:
+                raise
+        ours -= 1
     writer.publish_slot(slot_of(commit, writer.end, commit.flags | FLAG_LINKED, commit.generation), commit)
 
 

@@ -20,10 +20,11 @@ from pspf.format.segment import (
     REASON_HEAL,
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
+    segment_name,
 )
 from pspf.format.slots import FLAG_DOUBT, FLAG_EPOCH_DUE, FLAG_POISONED, Commit
 from pspf.log.decision import CLEAN, DOUBT, LOST, TORN, decide
-from pspf.log.end import End, accept_first, copy_slot, end_of_new, read_last, slot_of
+from pspf.log.end import End, copy_slot, end_of_new, read_last, slot_of
 from pspf.log.files import PartitionFiles, Segment
 
 TYPE_CHECKING = False
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pspf.format.batch import Encoded
-    from pspf.disk.real import Disk
 
 
 class Report:
@@ -272,6 +272,13 @@ class Recovery:
         if decision == DOUBT:
             flags |= FLAG_DOUBT
         generation = previous.generation
+        header = end.segment.header
+        healed = bool(flags & FLAG_POISONED) and (
+            end.segment.base != previous.active_base or (header is not None and header.generation > generation)
+        )
+        if healed:
+            flags &= ~FLAG_POISONED
+            generation += 1
         taken_back = commit is not None and commit.visible_offset > end.offset
         if taken_back:
             assert commit is not None
@@ -282,7 +289,7 @@ class Recovery:
             )
         slot = slot_of(previous, end, flags, generation)
         if _differs(previous, slot) or commit is None:
-            _write_slot(files, slot, sync=taken_back or commit is None)
+            _write_slot(files, slot, sync=taken_back or healed or commit is None)
         else:
             slot = previous
         if slot.flags & FLAG_EPOCH_DUE and self.may_cut and decision != DOUBT:
@@ -384,26 +391,35 @@ def heal(files: PartitionFiles, commit: Commit, tell: "Callable[[str], None] | N
     end = End(old)
     try:
         read_last(files, old, commit, end)
+        if is_healed(files, commit, old):
+            # An earlier heal was published in the cache only, or not at all: what was appended since lies in the successor.
+            return Recovery(files, may_cut=True).run()
+        from pspf.log.quarantine import quarantine
+
         # The durable end is on the disk before a successor is named after it: recovery must not walk past the cut.
         disk.fdatasync(files.commit_fd)
-        segment = files.open_segment(commit.durable_offset, writable=True) if commit.durable_offset > old.base else None
-        if segment is None:
-            from pspf.log.quarantine import quarantine
-
-            kept = quarantine(files, old, end.position, disk.size(old.fd))
-            if kept and tell is not None:
-                tell(f"{files.identity}: a sync had failed; what was not acknowledged was moved to {kept}")
-            if commit.visible_offset > commit.durable_offset:
-                end.epoch += 1
-            segment = successor(files, end, commit.durable_offset, commit.generation + 1, REASON_HEAL)
-        else:  # a roll, or an earlier heal, got as far as the rename
-            disk.fsync(files.dir_fd)
+        kept = quarantine(files, old, end.position, disk.size(old.fd))
+        if kept and tell is not None:
+            tell(f"{files.identity}: a sync had failed; what was not acknowledged was moved to {kept}")
+        if commit.visible_offset > commit.durable_offset:
+            end.epoch += 1
+        segment = successor(files, end, commit.durable_offset, commit.generation + 1, REASON_HEAL)
     finally:
         disk.close(old.fd)
     end = end_of_new(end, segment)
-    accept_first(files, end)
     slot = slot_of(commit, end, commit.flags & ~FLAG_POISONED, commit.generation + 1)
     _write_slot(files, slot, sync=True)
     return end, slot
 
 
+def is_healed(files: PartitionFiles, commit: Commit, active: "Segment | None" = None) -> bool:
+    """Whether a poisoned ``commit`` is older than the heal: the segment that follows the cut is there already."""
+    if commit.durable_offset > commit.active_base:
+        return files.disk.exists(segment_name(commit.durable_offset), files.dir_fd)
+    segment = active or files.open_segment(commit.active_base)
+    if segment is None:
+        return False
+    healed = segment.header is not None and segment.header.generation > commit.generation
+    if active is None:
+        files.disk.close(segment.fd)
+    return healed

@@ -62,7 +62,11 @@ def _behind(files: PartitionFiles, commit: "Commit | None") -> int:
 
         if commit is None:
             return -1
-        if commit.flags & (FLAG_DELETED | FLAG_POISONED | FLAG_DOUBT):
+        if commit.flags & FLAG_POISONED and not commit.flags & FLAG_DELETED:
+            from pspf.log.recovery import is_healed
+
+            return -1 if is_healed(files, commit) else 0
+        if commit.flags & (FLAG_DELETED | FLAG_DOUBT):
             return 0
         if commit.flags & ~FLAG_LINKED:
             return -1

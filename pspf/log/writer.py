@@ -380,7 +380,7 @@ class PartitionWriter:
     def _write_locked(
         self, encoded: Encoded, expect_offset: "int | None", producer: "ProducerCheck | None"
     ) -> Placed:
-        disk, end = self.files.disk, self.end
+        end = self.end
         if producer is not None or self.producers is not None or end.producers != NO_TABLE:  # 4
             from pspf.log.producers import before_append
 

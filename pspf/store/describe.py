@@ -1,12 +1,12 @@
 """What a topic holds, told from a few bytes of each partition: nothing here walks a log.
 
-Offsets come from ``commit`` and ``start``, times from the header of the first and of the last batch, bytes from file
-sizes. So ``records`` is the distance between two offsets, and an upper bound where compaction, a producer's jump or a
-recorded loss left a gap; ``first_ms`` and ``last_ms`` are the times of those two batches, which in a topic whose
-timestamps are out of order need not be the least and the greatest.
+Offsets come from ``commit`` and ``start``, times from the header of the first and of the last batch, bytes
+from file sizes. So ``records`` is the distance between two offsets, and an upper bound where compaction, a
+producer's jump or a recorded loss left a gap; ``first_ms`` and ``last_ms`` are the times of those two
+batches, which in a topic whose timestamps are out of order need not be the least and the greatest.
 
-Where a crash left batches behind the published end and nobody has opened the partition since, it is settled first, as
-any reader would; a store that was opened read-only shows the published end.
+Where a crash left batches behind the published end and nobody has opened the partition since, it is settled
+first, as any reader would; a store that was opened read-only shows the published end.
 """
 
 from pspf import errors
@@ -34,8 +34,8 @@ class PartitionInfo:
     """One partition of a topic.
 
     :param start: log start offset. :param end: offset that the next visible record gets.
-    :param written: end of what is written, at least ``end``; what lies between is not yet durable. A hint: it is read
-        without a lock, and after a crash it can name records that are gone.
+    :param written: end of what is written, at least ``end``; what lies between is not yet durable. A hint: it
+        is read without a lock, and after a crash it can name records that are gone.
     :param records: ``end - start``; with gaps in the offsets, more than there are.
     :param bytes: segment headers, batch headers and bodies; zeros written ahead are left out.
     :param first_ms: least timestamp of the first batch, None when there is none.
@@ -72,7 +72,12 @@ class TopicInfo:
     __slots__ = ("config", "created_ms", "name", "partitions", "topic_id")
 
     def __init__(
-        self, name: str, topic_id: str, config: "TopicConfig", created_ms: int, partitions: "list[PartitionInfo]"
+        self,
+        name: str,
+        topic_id: str,
+        config: "TopicConfig",
+        created_ms: int,
+        partitions: "list[PartitionInfo]",
     ) -> None:
         self.name = name
         self.topic_id = topic_id
@@ -135,9 +140,11 @@ def describe(store: "Store", name: str) -> TopicInfo:
 
 
 def stats(store: "Store", name: str) -> TopicStats:
-    """A topic as one row. Costs a few reads for each partition that was ever appended to, nothing for the others.
+    """A topic as one row. Costs a few reads for each partition that was ever appended to, nothing for the
+    others.
 
-    :raises pspf.errors.Damaged: a partition of it cannot be told: its ``commit`` or a segment is missing or damaged.
+    :raises pspf.errors.Damaged: a partition of it cannot be told: its ``commit`` or a segment is missing or
+        damaged.
     """
     with TopicView(store, name) as view:
         row = TopicStats(name, view.topic.config.partitions)
@@ -264,7 +271,10 @@ def _fill(info: PartitionInfo, view: PartitionView, strict: bool) -> bool:
         name = segment_name(commit.active_base)
         return _unknown(info, view, strict, "its active segment is missing", name)
     try:
-        if disk.pread(active.fd, len(MAGIC), commit.visible_position) == MAGIC and not commit.flags & FLAG_POISONED:
+        if (
+            disk.pread(active.fd, len(MAGIC), commit.visible_position) == MAGIC
+            and not commit.flags & FLAG_POISONED
+        ):
             settled = False
         info.state = _state(info, commit)
         if info.records:
@@ -283,7 +293,9 @@ def _unknown(info: PartitionInfo, view: PartitionView, strict: bool, why: str, n
     if strict:
         identity = view.identity
         path = f"{identity.path}/{name}"
-        raise errors.Damaged(f"cannot tell the end of {identity}", why, path, f"pspf verify {identity.topic}", path=path)
+        raise errors.Damaged(
+            f"cannot tell the end of {identity}", why, path, f"pspf verify {identity.topic}", path=path
+        )
     return False
 
 
@@ -307,9 +319,7 @@ def _first_time(
     return None
 
 
-def _last_time(
-    view: PartitionView, active: "Segment", commit: "Commit", bases: "list[int]"
-) -> "int | None":
+def _last_time(view: PartitionView, active: "Segment", commit: "Commit", bases: "list[int]") -> "int | None":
     """Greatest timestamp of the last batch with records."""
     if commit.durable_last and commit.durable_offset == commit.visible_offset:
         data = view.disk.pread(active.fd, HEADER_BYTES, commit.durable_last)

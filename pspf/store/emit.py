@@ -1,8 +1,8 @@
 """Records of a topic to a descriptor: what ``pspf cat`` and ``pspf tail`` do.
 
 A batch of lines leaves as it lies in the log, in one write; everything else goes through
-:mod:`pspf.store.formats`. The usual case, all of one partition as lines, is done right here, without the modules
-that select, merge and format: starting is part of the price of each ``cat``.
+:mod:`pspf.store.formats`. The usual case, all of one partition as lines, is done right here, without the
+modules that select, merge and format: starting is part of the price of each ``cat``.
 """
 
 from os import isatty, write, writev
@@ -153,12 +153,19 @@ def emit(
     report = EmitReport()
     escape = not how.raw and isatty(fd)
     lines = (
-        how.separator == b"\n" and how.key_separator is None and how.format is None and not how.json and not escape
+        how.separator == b"\n"
+        and how.key_separator is None
+        and how.format is None
+        and not how.json
+        and not escape
     )
     output = Output(fd)
     if (
         lines
-        and selection is last is from_nth is stop is None
+        and selection is None
+        and last is None
+        and from_nth is None
+        and stop is None
         and not follow
         and store.partition_count(topic) == 1
     ):
@@ -188,6 +195,8 @@ def emit(
             region = chunk.region() if lines else None
             output.add(region if region is not None else render(chunk))
             report.records += chunk.count
+            if follow and not stream.ready:
+                output.flush()  # before looking for more
     except errors.Error:
         output.flush()
         raise

@@ -9,7 +9,7 @@ import os
 from _thread import allocate_lock, start_new_thread
 
 import pspf
-from pspf.format.columns import encode_lines
+from pspf.format.encode import encode_lines
 from pspf.log.writer import UNSYNCED_LIMIT
 from pspf.model import Appended
 

@@ -1,11 +1,12 @@
 """How records are written: lines, keys, formats with kcat's letters, JSON envelopes.
 
-:func:`renderer` looks at the options once and gives a function from a piece of records to bytes. Work is done a
-column at a time, with builtins that loop in C.
+:func:`renderer` looks at the options once and gives a function from a piece of records to bytes. Work is done
+a column at a time, with builtins that loop in C.
 
-Letters of ``--format``: ``%t`` topic, ``%p`` partition, ``%o`` offset, ``%k`` key, ``%K`` its length in bytes, ``%s``
-value, ``%S`` its length (of a null: -1), ``%h`` headers (``name=value``, with commas), ``%T`` timestamp in ms, ``%d`` the
-same as RFC 3339 in UTC, ``%%`` a percent sign. Escapes: ``\\n``, ``\\t``, ``\\r``, ``\\0``, ``\\\\``, ``\\xNN``.
+Letters of ``--format``: ``%t`` topic, ``%p`` partition, ``%o`` offset, ``%k`` key, ``%K`` its length in
+bytes, ``%s`` value, ``%S`` its length (of a null: -1), ``%h`` headers (``name=value``, with commas), ``%T``
+timestamp in ms, ``%d`` the same as RFC 3339 in UTC, ``%%`` a percent sign. Escapes: ``\\n``, ``\\t``,
+``\\r``, ``\\0``, ``\\\\``, ``\\xNN``.
 """
 
 from pspf.errors import Usage
@@ -66,13 +67,13 @@ def renderer(how: "OutputFormat", topic: str, escape: bool) -> "Render":
 # -- control characters
 
 
-def _shown(column: "Sequence[bytes | None]", null: bytes, escape: bool) -> "list[bytes]":
+def _shown(column: "list[bytes | None]", null: bytes, escape: bool) -> "list[bytes]":
     """``column`` with nulls written as ``null``, and safe for a terminal if ``escape``."""
     if escape:
         return [null if piece is None else for_terminal(piece) for piece in column]
     if None in column:
         return [null if piece is None else piece for piece in column]
-    return column if isinstance(column, list) else list(column)  # type: ignore[return-value]
+    return column  # type: ignore[return-value]
 
 
 def for_terminal(data: bytes) -> bytes:
@@ -94,20 +95,19 @@ def for_terminal(data: bytes) -> bytes:
 
 
 def _json(topic: str, escape: bool) -> "Render":
-    from pspf.format.envelope import encode_fields
+    from pspf.format.envelope import encode_columns
 
     def envelopes(chunk: "Chunk") -> bytes:
-        columns = zip(
+        lines = encode_columns(
+            topic,
             chunk.partitions(),
             chunk.offsets(),
             chunk.timestamps(),
             chunk.keys(),
             chunk.values(),
             chunk.headers(),
-            strict=True,
         )
-        lines = [encode_fields(topic, *fields) for fields in columns]
-        return b"".join(map(_json_for_terminal, lines) if escape else lines)
+        return _json_for_terminal(lines) if escape else lines
 
     return envelopes
 
@@ -134,7 +134,8 @@ def _format(text: str, topic: str, null: "bytes | None", escape: bool) -> "Rende
         if letter == "S":
             return [-1 if value is None else len(value) for value in chunk.values()]
         if letter == "K":
-            return [-1 if key is None else len(key) for key in chunk.keys()]
+            keys = chunk.keys()
+            return [-1 if key is None else len(key) for key in keys]
         if letter == "t":
             return [topic.encode()] * chunk.count
         if letter == "p":
@@ -179,7 +180,10 @@ def _compile(text: str) -> "tuple[bytes, list[str]]":
                 continue
             digits = text[at : at + 2]
             if following != "x" or len(digits) < 2 or not all(d in "0123456789abcdefABCDEF" for d in digits):
-                raise Usage(f"--format {text!r}: \\{following}{digits if following == 'x' else ''} is no escape", hint=_HINT)
+                raise Usage(
+                    f"--format {text!r}: \\{following}{digits if following == 'x' else ''} is no escape",
+                    hint=_HINT,
+                )
             at += 2
             template.append(bytes([int(digits, 16)]).replace(b"%", b"%%"))
         else:

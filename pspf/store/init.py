@@ -79,13 +79,7 @@ def create_store(
             replace_file(disk, dir_fd, STORE_FILE, encode(values, "PSPF store; pspf version says what can read it"))
         finally:
             disk.close(dir_fd)
-        parent = disk.open_dir(os.path.dirname(path) or "/", follow=True)
-        try:
-            disk.fsync(parent)
-        except OSError:
-            pass  # a parent that we may not sync belongs to somebody else, and was there before
-        finally:
-            disk.close(parent)
+        _sync_parent(disk, path)
     except OSError as error:
         raise errors.from_os(error, "cannot make a store", path) from error
     return True
@@ -106,6 +100,19 @@ def _make_directories(disk: Disk, path: str) -> None:
             disk.mkdir(directory)
         except FileExistsError:
             pass
+        _sync_parent(disk, directory)
+
+
+def _sync_parent(disk: Disk, path: str) -> None:
+    """Sync the entry of ``path``. Should we die before, the first writer of a partition syncs all of them again."""
+    try:
+        parent = disk.open_dir(os.path.dirname(path) or "/", follow=True)
+        try:
+            disk.fsync(parent)
+        finally:
+            disk.close(parent)
+    except OSError:
+        pass  # a parent that we may not open or sync belongs to somebody else, and was there before
 
 
 def _reserve(disk: Disk, dir_fd: int) -> None:

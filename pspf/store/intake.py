@@ -2,7 +2,7 @@
 
 from pspf import errors
 from pspf.format.batch import FLAG_CONTROL, KIND_GAP, Encoded
-from pspf.format.columns import encode_records
+from pspf.format.encode import encode_records
 from pspf.format.crc import crc32
 
 TYPE_CHECKING = False

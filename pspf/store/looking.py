@@ -1,8 +1,8 @@
 """Look at a topic or a partition without touching it: nothing is locked, settled, made or cached.
 
-What describes, inspects and verifies must work on a damaged partition as on a whole one, and beside any number of
-writers. So it opens the directory itself, takes ``commit``, ``lock`` and ``start`` as they are at that instant, and
-treats what does not check as not there.
+What describes, inspects and verifies must work on a damaged partition as on a whole one, and beside any
+number of writers. So it opens the directory itself, takes ``commit``, ``lock`` and ``start`` as they are at
+that instant, and treats what does not check as not there.
 """
 
 from pspf import errors
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class PartitionView(PartitionFiles):
-    """The files of a partition for somebody who only looks; a missing ``commit`` or ``lock`` is no error here.
+    """The files of a partition for somebody who only looks; a missing ``commit`` or ``lock`` is no error
+    here.
 
     The descriptor of the directory belongs to the view from then on.
     """

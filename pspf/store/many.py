@@ -1,7 +1,7 @@
 """Append many records in one call: split by partition, written a batch each, synced together at the end."""
 
 from pspf import errors
-from pspf.format.columns import encode_records
+from pspf.format.encode import encode_records
 from pspf.model import Appended
 
 TYPE_CHECKING = False

@@ -1,13 +1,14 @@
 """The records of several partitions as one stream: always the head with the least (timestamp, partition).
 
-Within a partition offset order holds whatever the timestamps, so a record with a late timestamp holds back those
-behind it. That is the order of (greatest timestamp so far, partition, offset), and in this form it can be done
-for whole batches: the batch whose greatest key is least of all goes out entirely, with what others have up to
-that key. Where batches do not overlap that is one piece, untouched; where they do, one C-level sort puts the
-pieces together. The output depends on the records alone, never on how they were cut into batches.
+Within a partition offset order holds whatever the timestamps, so a record with a late timestamp holds back
+those behind it. That is the order of (greatest timestamp so far, partition, offset), and in this form it can
+be done for whole batches: the batch whose greatest key is least of all goes out entirely, with what others
+have up to that key. Where batches do not overlap that is one piece, untouched; where they do, one C-level
+sort puts the pieces together. The output depends on the records alone, never on how they were cut into
+batches.
 
-:class:`Cursor` is one partition, :class:`Heads` are those that have something, :class:`Run` and :class:`Mixed` are
-what comes out.
+:class:`Cursor` is one partition, :class:`Heads` are those that have something, :class:`Run` and
+:class:`Mixed` are what comes out.
 """
 
 from pspf import errors
@@ -151,7 +152,7 @@ class Run:
 
 
 class Mixed:
-    """Records of several runs. ``order`` has the place in the runs, laid end to end, of each record that goes out."""
+    """Records of several runs: ``order`` has the place of each in the runs, laid end to end."""
 
     __slots__ = ("order", "runs")
 
@@ -229,16 +230,16 @@ def records(topic: str, chunk: "Run | Mixed") -> "Iterator[Record]":
 class Cursor:
     """The selected records of one partition, a batch at a time.
 
-    After :meth:`load`: ``part`` is the batch, ``at`` to ``hi`` its records that are still to come, ``top`` the
-    greatest timestamp up to its last one, and ``low`` at most that of the next one.
+    After :meth:`load`: ``part`` is the batch, ``at`` to ``hi`` its records that are still to come, ``top``
+    the greatest timestamp up to its last one, and ``low`` at most that of the next one.
 
     :param first: offset to begin at; the reader is sought there.
     :param end: offset to end before; None: at the reader's end.
     :param until_ms: end before the first record that reaches this time.
     :param damage: takes what is found broken; None: it is left out in silence.
 
-    ``end`` may be moved up to ``final``, the end that was asked for, once what was visible is out. ``follow``:
-    records that a crash took back are a note, not an error.
+    ``end`` may be moved up to ``final``, the end that was asked for, once what was visible is out.
+    ``follow``: records that a crash took back are a note, not an error.
     """
 
     __slots__ = (
@@ -313,6 +314,11 @@ class Cursor:
             return self._batches[self._next].header.base_offset >= self.end
         return self.reader.next_offset >= self.end
 
+    @property
+    def buffered(self) -> bool:
+        """True when the next batch has been read already."""
+        return self._next < len(self._batches)
+
     def move(self, first: int, level: int) -> None:
         """Begin anew at offset ``first``, ``level`` being the greatest timestamp before it."""
         self.reader.seek(first)
@@ -370,8 +376,8 @@ class Cursor:
                 gone, self.skipped = reader.skipped - self.skipped, reader.skipped
                 if self.on_note is not None:
                     self.on_note(
-                        f"{reader.topic}/{reader.partition}: {gone} records were removed before they were read; "
-                        f"going on at the log start"
+                        f"{reader.topic}/{reader.partition}: {gone} records were removed before they "
+                        "were read; going on at the log start"
                     )
             return bool(self._batches)
         return False
@@ -460,13 +466,16 @@ def _place(offsets: "Sequence[int]", offset: int) -> int:
 
 
 class Heads:
-    """Cursors that have a batch, in the order in which their records go out. A cursor that runs dry leaves."""
+    """Cursors that have a batch, in the order in which their records go out; one that runs dry leaves."""
 
     __slots__ = ("_by_low", "_by_top")
 
     def __init__(self) -> None:
         self._by_top: "list[tuple[int, int, Cursor]]" = []
         self._by_low: "list[tuple[int, int, Cursor]]" = []
+
+    def __len__(self) -> int:
+        return len(self._by_top)
 
     def add(self, cursor: Cursor) -> None:
         """Take in a cursor that has just loaded a batch."""
@@ -478,8 +487,8 @@ class Heads:
     def step(self) -> "tuple[Run | Mixed, Cursor] | None":
         """The next piece, and the cursor whose batch is used up by it; None when there is no cursor.
 
-        That batch is the one that ends first. No other can be used up: keys are (time, partition), so two never
-        end at the same one.
+        That batch is the one that ends first. No other can be used up: keys are (time, partition), so two
+        never end at the same one.
         """
         from heapq import heappop, heappush
 

@@ -1,8 +1,8 @@
 """A topic as one stream of pieces: what was selected, merged, counted, and followed as it grows.
 
 :class:`Stream` is what ``cat``, ``tail`` and ``Store.read`` stand on. It first gives what was visible when it
-began, in the order of :mod:`pspf.store.merge`; when it follows, it then gives records as they become visible, in
-merge order among those that are there. A piece is a :class:`pspf.store.merge.Run` or ``Mixed``.
+began, in the order of :mod:`pspf.store.merge`; when it follows, it then gives records as they become visible,
+in merge order among those that are there. A piece is a :class:`pspf.store.merge.Run` or ``Mixed``.
 """
 
 from pspf import errors
@@ -225,7 +225,7 @@ class Stream:
     # -- pieces
 
     def next(self) -> "Run | Mixed | None":
-        """The next piece; None when there is none for now (see :meth:`wait`), or none any more (``finished``).
+        """The next piece; None when there is none for now (:meth:`wait`), or none any more (``finished``).
 
         :raises pspf.errors.TopicDeleted: the topic was deleted meanwhile.
         """
@@ -257,6 +257,12 @@ class Stream:
                 self._left -= count
             return chunk
         return None
+
+    @property
+    def ready(self) -> bool:
+        """True when the next piece is in memory: whoever writes can gather it with this one."""
+        due = self._due
+        return len(self._heads) > 0 or (due is not None and due.buffered)
 
     def _step(self) -> "Run | Mixed | None":
         if self._historic and self.selection.by_partition:
@@ -415,9 +421,7 @@ def _selection(selection: "Selection | None", options: "dict[str, Any]") -> Sele
     return selection
 
 
-def _records(
-    stream: Stream, on_damage: "Callable[[errors.Damaged], None] | None"
-) -> "Iterator[Record]":
+def _records(stream: Stream, on_damage: "Callable[[errors.Damaged], None] | None") -> "Iterator[Record]":
     told = 0
     with stream:
         while True:

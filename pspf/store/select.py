@@ -1,7 +1,8 @@
 """Which records of a topic are meant: the grammar of ``-o``, ``-p``, ``--since`` and ``--until``.
 
-Parsing knows no store: it turns words into :class:`Selection`. :func:`resolve` then asks one partition's reader
-where that begins and ends. Several ``-o`` narrow each other: the latest beginning and the earliest end count.
+Parsing knows no store: it turns words into :class:`Selection`. :func:`resolve` then asks one partition's
+reader where that begins and ends. Several ``-o`` narrow each other: the latest beginning and the earliest end
+count.
 
 ==================  ====================================================================================
 ``N``               from offset N
@@ -14,6 +15,8 @@ where that begins and ends. Several ``-o`` narrow each other: the latest beginni
 ``e@T``             up to, and without, the first record whose timestamp is at least T
 ==================  ====================================================================================
 """
+
+from datetime import UTC
 
 from pspf.errors import Usage
 
@@ -41,7 +44,9 @@ _UNITS_MS = {
     "w": 604_800_000,
 }
 _OFFSET_HINT = "-o takes N, N1:N2, :N2, N1:, +N, -N, start, end, @TIME or e@TIME"
-_TIME_HINT = "a time is 2026-01-31T12:00:00Z, 2026-01-31, epoch milliseconds, 15m, 1h, 2d, today, yesterday or now"
+_TIME_HINT = (
+    "a time is 2026-01-31T12:00:00Z, 2026-01-31, epoch milliseconds, 15m, 1h, 2d, today, yesterday or now"
+)
 
 
 class Selection:
@@ -51,7 +56,8 @@ class Selection:
     :param ranges: what :func:`parse_offsets` gives, or the texts that it takes.
     :param since_ms: from the first record whose timestamp is at least this, ms since the epoch.
     :param until_ms: up to, and without, the first record whose timestamp is at least this.
-    :param key: only records of this key, looked for in its partition, or in ``partitions`` where they are named.
+    :param key: only records of this key, looked for in its partition, or in ``partitions`` where they are
+        named.
     :param limit: at most so many records of the merged output.
     :param by_partition: one partition after the other instead of merged.
     :param skip_damaged: step over damaged ranges instead of ending the partition there.
@@ -154,7 +160,9 @@ def parse_partitions(text: str) -> "list[int]":
         left, dash, right = part.strip().partition("-")
         ends = (left, right if dash else left)
         if not all(end.isascii() and end.isdigit() and int(end) < MAX_PARTITIONS for end in ends):
-            raise Usage(f"-p {text!r} names no partitions", hint="-p takes 0, or 0,2, or 1-3; the first one is 0")
+            raise Usage(
+                f"-p {text!r} names no partitions", hint="-p takes 0, or 0,2, or 1-3; the first one is 0"
+            )
         if int(ends[0]) > int(ends[1]):
             raise Usage(f"-p {text}: the range ends before it begins", hint=f"-p {ends[1]}-{ends[0]}")
         numbers.update(range(int(ends[0]), int(ends[1]) + 1))
@@ -171,8 +179,9 @@ def _time(whole: str, text: str) -> int:
 def parse_time(text: str, now_ms: "int | None" = None) -> int:
     """Milliseconds since the epoch of a time in words.
 
-    RFC 3339 (a date alone is its midnight; without a zone: the zone of this machine), digits alone (epoch ms),
-    a length of time (``1h``, ``1h30m``: so long ago), ``today``, ``yesterday`` (their midnights here) or ``now``.
+    RFC 3339 (a date alone is its midnight; without a zone: the zone of this machine), digits alone (epoch
+    ms), a length of time (``1h``, ``1h30m``: so long ago), ``today``, ``yesterday`` (their midnights here) or
+    ``now``.
 
     :param now_ms: what ``now`` is; the clock by default.
     :raises pspf.errors.Usage: anything else.
@@ -227,12 +236,12 @@ def _rfc3339_ms(text: str) -> "int | None":
     date, rest = text[:10], text[10:]
     if not (date[:4] + date[5:7] + date[8:]).isdigit() or (rest and (rest[0] not in "Tt " or len(rest) < 6)):
         return None
-    from datetime import datetime, timedelta, timezone
+    from datetime import datetime, timedelta
 
     try:
         moment = datetime.fromisoformat(date + ("T" + rest[1:].replace("z", "Z") if rest else ""))
         # Through a difference of integers: a float of seconds is a millisecond off now and then.
-        since = moment.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
+        since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     except (ValueError, OverflowError, OSError):
         return None
     return since // timedelta(milliseconds=1)
@@ -246,9 +255,9 @@ def resolve(
 ) -> "tuple[int, int | None, int | None]":
     """Where the selection begins and ends in one partition: ``(first, end, until_ms)``.
 
-    ``end`` is None where the selection names none. ``until_ms`` is given when the end is a time that no record
-    has reached yet: it ends before the first one that does. ``on_note`` is told of offsets that the partition
-    no longer has, or does not have yet.
+    ``end`` is None where the selection names none. ``until_ms`` is given when the end is a time that no
+    record has reached yet: it ends before the first one that does. ``on_note`` is told of offsets that the
+    partition no longer has, or does not have yet.
     """
     start, visible = reader.start(), reader.end()
     first, end, until = start, None, None
@@ -296,7 +305,7 @@ def _note(
         then = f"reading from {start}" if side == FROM else "nothing to read"
         on_note(f"{name}: offset {offset} is before the log start {start}: {then}")
     elif offset > visible and side == FROM:
-        on_note(f"{name}: offset {offset} is beyond the end {visible}: nothing to read")
+        on_note(f"{name}: offset {offset} is beyond the end {visible}: nothing is there yet")
 
 
 def last_records(
@@ -342,10 +351,10 @@ def _offsets(reader: "PartitionReader", begin: int, end: int, key: "bytes | None
 
 
 def highest_before(cursor: "Cursor", first: int, begin: int, end: int) -> int:
-    """The greatest timestamp of the records in ``[first, begin)``, where it matters for those in ``[begin, end)``.
+    """The greatest timestamp in ``[first, begin)``, where it matters for the records in ``[begin, end)``.
 
-    A merge compares heads, so that a record with a late timestamp holds back all behind it. Who begins a merge
-    in the middle has to know of one that came before. Leaves the reader anywhere.
+    A merge compares heads, so that a record with a late timestamp holds back all behind it. Who begins a
+    merge in the middle has to know of one that came before. Leaves the reader anywhere.
     """
     from pspf.store.merge import BEFORE_ALL, Cursor
 

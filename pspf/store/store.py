@@ -163,25 +163,18 @@ class Store:
         )
         if topic_or_none is None:
             return None
-        self._stamp(topic_or_none)
         self._topics[name] = (topic_or_none, self.disk.now_ns() + _RECHECK_NS)
         return topic_or_none
-
-    def _stamp(self, topic: Topic) -> None:
-        topic.stamp = (topic.stamp[0], 0)
 
     def _unchanged(self, topic: Topic) -> bool:
         """Whether the topic's directory and settings file are still the ones that were read."""
         try:
-            if self.disk.stat_name(topic.name, self.topics_fd).st_ino != topic.stamp[0]:
-                return False
-            inode = self.disk.stat_name("topic.toml", topic.dir_fd).st_ino
+            return topic.stamp == (
+                self.disk.stat_name(topic.name, self.topics_fd).st_ino,
+                self.disk.stat_name("topic.toml", topic.dir_fd).st_ino,
+            )
         except OSError:
             return False
-        if topic.stamp[1] in (0, inode):
-            topic.stamp = (topic.stamp[0], inode)
-            return True
-        return False
 
     def forget(self, name: str) -> None:
         """Drop what is cached of a topic; writers that are open stay."""
@@ -378,7 +371,7 @@ class Store:
         :param create: make the topic if it is not there.
         :raises pspf.errors.IOFailed: nothing was appended; see its subclasses for the exceptions to that.
         """
-        from pspf.format.columns import encode_records
+        from pspf.format.encode import encode_records
         from pspf.model import Appended
 
         raw_key = key.encode() if isinstance(key, str) else key

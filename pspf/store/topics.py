@@ -154,7 +154,9 @@ def load_topic(
     try:
         fault = "is missing"
         values = None
+        inode = 0
         try:
+            inode = disk.stat_name(TOPIC_FILE, dir_fd).st_ino  # before it is read: a later change is then noticed
             data = disk.read_file(TOPIC_FILE, 1 << 16, dir_fd)
             values = decode(data)
         except FileNotFoundError:
@@ -174,7 +176,7 @@ def load_topic(
         topic_id, created_ms, config = split_values(values, where)
         text = encode(topic_values(name, topic_id, created_ms, config))
         stat = disk.stat(dir_fd)
-        return Topic(name, path, dir_fd, topic_id, created_ms, config, text, (stat.st_ino, 0))
+        return Topic(name, path, dir_fd, topic_id, created_ms, config, text, (stat.st_ino, inode))
     except OSError as error:
         disk.close(dir_fd)
         raise pspf.errors.from_os(error, f"cannot open topic '{name}'", where) from None

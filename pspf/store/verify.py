@@ -1,11 +1,12 @@
 """Read every byte that is stored, check it, and name each damaged range.
 
-Nothing is modified but the index, which is derived: where it disagrees with the batches and the store may be written,
-it is rebuilt. It works while writers append (up to the end that was published when it came to the partition), and
-needs the same memory however large the store is: one batch at a time.
+Nothing is modified but the index, which is derived: where it disagrees with the batches and the store may be
+written, it is rebuilt. It works while writers append (up to the end that was published when it came to the
+partition), and needs the same memory however large the store is: one batch at a time.
 
-A finding is ``damage`` (something stored is gone, wrong, or cannot be trusted) or a ``note`` (it harms no record: what
-the next open puts right, leftovers, files of others, bytes in quarantine). docs/corruption.md lists every kind.
+A finding is ``damage`` (something stored is gone, wrong, or cannot be trusted) or a ``note`` (it harms no
+record: what the next open puts right, leftovers, files of others, bytes in quarantine). docs/corruption.md
+lists every kind.
 """
 
 from pspf import errors
@@ -166,7 +167,14 @@ class _Run:
             self.add(Finding("", -1, "store-settings", DAMAGE, "the file is missing", path))
         except BadSettings as error:
             self.add(
-                Finding("", -1, "store-settings", DAMAGE, f"{error}; the next open for writing makes it anew", path)
+                Finding(
+                    "",
+                    -1,
+                    "store-settings",
+                    DAMAGE,
+                    f"{error}; the next open for writing makes it anew",
+                    path,
+                )
             )
         except OSError as error:
             self.add(Finding("", -1, "unreadable", DAMAGE, error.strerror or str(error), path))
@@ -191,7 +199,11 @@ class _Run:
                 check_name(name)
                 disk.close(disk.open_dir(name, self.store.topics_fd))
             except (errors.BadName, OSError):
-                self.add(Finding("", -1, "foreign-file", NOTE, "no topic: not a directory, or no topic's name", path))
+                self.add(
+                    Finding(
+                        "", -1, "foreign-file", NOTE, "no topic: not a directory, or no topic's name", path
+                    )
+                )
                 continue
             names.append(name)
         return names
@@ -321,7 +333,7 @@ class _Run:
                 self.add(Finding(topic.name, -1, "foreign-file", NOTE, "no file of PSPF", path))
         for number in sorted(numbers):
             if number >= topic.config.partitions:
-                detail = f"the topic has {topic.config.partitions} partitions, numbered from 0; nobody reads this one"
+                detail = f"the topic has {topic.config.partitions} partitions; nobody reads this one"
                 self.add(Finding(topic.name, number, "partition", DAMAGE, detail, f"{topic.path}/{number}"))
             self._partition(topic, number)
 
@@ -337,7 +349,9 @@ class _Run:
             except OSError as error:
                 if not isinstance(error, FileNotFoundError):
                     detail = "it is not a directory, or cannot be opened"
-                    self.add(Finding(topic.name, number, "unreadable", DAMAGE, detail, f"{topic.path}/{number}"))
+                    self.add(
+                        Finding(topic.name, number, "unreadable", DAMAGE, detail, f"{topic.path}/{number}")
+                    )
                 return
             view = PartitionView(disk, topic.identity(number, f"{self.store.path}/quarantine"), dir_fd)
             try:
@@ -350,7 +364,8 @@ class _Run:
                 return
             if not check.moved or attempt == _ATTEMPTS - 1:
                 break
-            # A heal, a cut, a roll or retention went on under our eyes: what looked damaged may be whole. Look again.
+            # A heal, a cut, a roll or retention went on under our eyes: what looked damaged may be whole.
+            # Look again.
         for finding in check.findings:
             self.add(finding)
         report.partitions += 1

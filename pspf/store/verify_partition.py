@@ -1,9 +1,9 @@
-"""Check one partition: its small files, each segment and batch, each boundary, the index, and what lies behind the end."""
+"""Check one partition: its small files, each segment and batch, each boundary, the index, and what lies
+behind the end.
+"""
 
 from pspf import errors
-from pspf.format.batch import HEADER_BYTES, header_fault, parse_header
 from pspf.format.segment import (
-    REASON_ROLL,
     SEGMENT_HEADER_BYTES,
     base_of,
     parse_segment,
@@ -19,15 +19,15 @@ from pspf.format.slots import (
     SLOT_BYTES,
     commit_slots_valid,
 )
-from pspf.log.scan import Scanner, find_segment_id, headers_behind, only_zeros
+from pspf.log.scan import find_segment_id
 from pspf.store.verify import DAMAGE, NOTE, Finding
-from pspf.store.verify_batch import BatchCheck, IndexCheck, index_base
+from pspf.store.verify_batch import index_base
+from pspf.store.verify_segment import SegmentWalk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pspf.format.batch import Header
     from pspf.format.segment import SegmentHeader
     from pspf.format.slots import Commit
     from pspf.store.looking import PartitionView
@@ -38,8 +38,8 @@ _SMALL_FILES = ("commit", "lock", "start")
 class PartitionCheck:
     """One look at one partition; ``findings`` and the counts are its result.
 
-    ``moved``: the log was cut, healed or rolled under our eyes, so that what looks wrong may not be. ``deleted``: the
-    topic went away.
+    ``moved``: the log was cut, healed or rolled under our eyes, so that what looks wrong may not be.
+    ``deleted``: the topic went away.
     """
 
     __slots__ = (
@@ -59,7 +59,9 @@ class PartitionCheck:
         "view",
     )
 
-    def __init__(self, view: "PartitionView", owner: int, rebuild: bool, advance: "Callable[[int], None]") -> None:
+    def __init__(
+        self, view: "PartitionView", owner: int, rebuild: bool, advance: "Callable[[int], None]"
+    ) -> None:
         """
         :param owner: uid that all files should have.
         :param rebuild: write a wrong index anew.
@@ -89,7 +91,9 @@ class PartitionCheck:
         position: int = -1,
         length: int = 0,
     ) -> None:
-        """Add a finding about the offsets ``first`` to ``behind`` - 1; one that continues the last is joined to it."""
+        """Add a finding about the offsets ``first`` to ``behind`` - 1; one that continues the last is
+        joined to it.
+        """
         identity = self.view.identity
         if behind <= first:
             first = behind = -1
@@ -106,7 +110,16 @@ class PartitionCheck:
                 return
         self.findings.append(
             Finding(
-                identity.topic, identity.partition, kind, severity, detail, path, first, last, position, length
+                identity.topic,
+                identity.partition,
+                kind,
+                severity,
+                detail,
+                path,
+                first,
+                last,
+                position,
+                length,
             )
         )
 
@@ -145,17 +158,17 @@ class PartitionCheck:
         if before.sequence != after.sequence:  # writers are at work: what lies behind the end is theirs
             self.findings = [f for f in self.findings if f.kind != "unsettled"]
         if any(f.severity == DAMAGE for f in self.findings):
-            self.moved = (
-                (before.generation, before.active_base, before.flags)
-                != (after.generation, after.active_base, after.flags)
-                or view.segment_bases() != bases
-            )
+            self.moved = (before.generation, before.active_base, before.flags) != (
+                after.generation,
+                after.active_base,
+                after.flags,
+            ) or view.segment_bases() != bases
 
     # -- small files
 
     def _read_commit(self) -> "Commit | None":
         view = self.view
-        for attempt in (0, 1):
+        for _ in range(2):
             data = view.small("commit")
             try:
                 commit = view.read_commit()
@@ -179,17 +192,24 @@ class PartitionCheck:
             self.add("poisoned", NOTE, "a sync failed; the next open for writing heals it", path)
         if commit.flags & FLAG_DOUBT:
             detail = (
-                f"the end is in doubt: what lies behind offset {commit.visible_offset} may have been acknowledged;"
-                " appends wait for pspf repair"
+                f"the end is in doubt: what lies behind offset {commit.visible_offset} may have been"
+                " acknowledged; appends wait for pspf repair"
             )
             self.add("doubt", DAMAGE, detail, path)
         return commit
 
     def _padding(self, name: str, data: bytes) -> None:
-        """Between and behind the slots stand zeros; anything else is harmless, and was not written by PSPF."""
+        """Between and behind the slots stand zeros; anything else is harmless, and was not written by
+        PSPF.
+        """
         rest = data[SLOT_BYTES:SECOND_SLOT] + data[SECOND_SLOT + SLOT_BYTES :]
         if any(rest) or len(data) not in (FILE_BYTES, SECOND_SLOT + SLOT_BYTES, SLOT_BYTES):
-            self.add(name, NOTE, "bytes outside its two slots are not as they were written; harmless", self._path(name))
+            self.add(
+                name,
+                NOTE,
+                "bytes outside its two slots are not as they were written; harmless",
+                self._path(name),
+            )
 
     def _lock(self) -> None:
         path = self._path("lock")
@@ -258,7 +278,7 @@ class PartitionCheck:
                 self.add("foreign-file", NOTE, "no file of PSPF", path)
         if self._modes:
             more = f", and {len(self._modes) - 1} more" if len(self._modes) > 1 else ""
-            detail = f"{self._modes[0]}{more}; PSPF makes files of mode {allowed:04o} that belong to the store's owner"
+            detail = f"{self._modes[0]}{more}; they should have mode {allowed:04o} and the owner of the store"
             self.add("owner-mode", NOTE, detail, self.view.identity.path)
 
     # -- segments
@@ -284,7 +304,9 @@ class PartitionCheck:
             detail = "the active segment is missing"
             self.add("segment-missing", DAMAGE, detail, self._path(name), first, commit.visible_offset)
         if self._unchecked:
-            detail = f"{self._unchecked} compressed batches: only their CRCs were checked; zstandard is not installed"
+            detail = (
+                f"{self._unchecked} compressed batches: only CRCs were checked (zstandard is not installed)"
+            )
             self.add("not-checked", NOTE, detail, self.view.identity.path)
 
     @property
@@ -382,12 +404,16 @@ class Walk:
         elif self._check.commit is not None:
             self.offset = max(self.offset, self._check.commit.visible_offset)
 
-    def _own_header(self, fd: int, base: int, path: str, following: int) -> "tuple[bool, SegmentHeader | None]":
+    def _own_header(
+        self, fd: int, base: int, path: str, following: int
+    ) -> "tuple[bool, SegmentHeader | None]":
         """Whether the batches may be read, and the header if it is whole."""
         check = self._check
         block = self._view.disk.pread(fd, SEGMENT_HEADER_BYTES, 0)
         fault = segment_fault(block)
-        behind = following if following >= 0 else check.commit.visible_offset if check.commit is not None else -1
+        behind = (
+            following if following >= 0 else check.commit.visible_offset if check.commit is not None else -1
+        )
         if fault == "newer":
             detail = "it was written by a newer version of PSPF, and is not checked"
             check.add("newer-version", DAMAGE, detail, path, base, behind)
@@ -405,7 +431,7 @@ class Walk:
             return False, None
         return True, header
 
-    def _boundary(self, one: "SegmentWalk", ahead: "SegmentHeader | None", following: int) -> None:
+    def _boundary(self, one: SegmentWalk, ahead: "SegmentHeader | None", following: int) -> None:
         """What the next segment says of this one."""
         check = self._check
         if following < 0 or ahead is None:
@@ -416,7 +442,7 @@ class Walk:
                 detail = f"it follows another batch than the last one of {segment_name(one.base)}"
                 check.add("boundary", DAMAGE, detail, path, position=84, length=4)
             if ahead.base > ahead.prev_end:
-                detail = "these records were found damaged or missing by an earlier recovery, which recorded the gap"
+                detail = "an earlier recovery found these records damaged or missing, and recorded the gap"
                 check.add("gap", DAMAGE, detail, path, ahead.prev_end, ahead.base, 72, 8)
         elif ahead.prev_base > one.base:
             detail = f"segment {segment_name(ahead.prev_base)}, which the next one follows, is not there"
@@ -425,239 +451,8 @@ class Walk:
         else:
             detail = f"the next segment, {segment_name(following)}, does not follow this one"
             if one.offset < following:
-                check.add("segment-missing", DAMAGE, detail, self._view.path_of(one.base), one.offset, following)
+                check.add(
+                    "segment-missing", DAMAGE, detail, self._view.path_of(one.base), one.offset, following
+                )
             else:
                 check.add("segment-overlap", DAMAGE, detail, self._view.path_of(one.base))
-
-
-class SegmentWalk:
-    """The way through one segment. ``whole``: nothing was wrong up to ``offset``; ``chain`` is None behind a break."""
-
-    __slots__ = (
-        "_batches",
-        "_check",
-        "_fd",
-        "_header",
-        "_index",
-        "_path",
-        "_scanner",
-        "_size",
-        "base",
-        "chain",
-        "offset",
-        "whole",
-    )
-
-    def __init__(
-        self,
-        check: PartitionCheck,
-        fd: int,
-        base: int,
-        header: "SegmentHeader | None",
-        segment_id: int,
-        size: int,
-        path: str,
-    ) -> None:
-        self._check = check
-        self._fd = fd
-        self._header = header
-        self._size = size
-        self._path = path
-        self.base = base
-        self.chain: "int | None" = header.crc if header is not None else None
-        self.offset = base
-        self.whole = True
-        self._batches = BatchCheck(check, path)
-        self._index = IndexCheck(check.view, base, segment_id)
-        disk = check.view.disk
-        self._scanner = Scanner(disk, fd, segment_id, SEGMENT_HEADER_BYTES, base, self.chain, size)
-
-    def walk(self, ahead: "SegmentHeader | None", following: int) -> None:
-        """Check all batches, up to the end that the next segment or ``commit`` gives."""
-        check, commit, scanner = self._check, self._check.commit, self._scanner
-        active = commit is not None and commit.active_base == self.base and following < 0
-        open_end = following < 0 and not active  # nobody says where it ends: it does, behind its last valid batch
-        linked = ahead is not None and ahead.prev_base == self.base
-        place, end = self._size, following
-        if active:
-            assert commit is not None
-            place, end = commit.visible_position, commit.visible_offset
-        elif linked:
-            assert ahead is not None
-            place, end = ahead.prev_position, ahead.prev_end
-        scanner.size = min(place, self._size)
-        if open_end:
-            self._open_end()
-        else:
-            self._to(end, place)
-        check.advance(self._size)
-        self.offset, self.chain = scanner.offset, scanner.chain
-        if active and self.whole and scanner.position == place:
-            scanner.size = self._size
-            self._unsettled()
-        elif not active and not open_end and self.whole and scanner.position < self._size:
-            if not linked or (ahead is not None and ahead.reason == REASON_ROLL):
-                self._long(scanner.position)
-        if self.whole:
-            self._index.compare(check, self._path, scanner.position if not active else min(place, self._size))
-
-    def _to(self, end: int, place: int) -> None:
-        """Every batch up to offset ``end``, which is at byte ``place``."""
-        check, scanner = self._check, self._scanner
-        seen_twice = -1
-        while True:
-            position = scanner.position
-            header = scanner.step()
-            if header is not None:
-                if header.next_offset > end:
-                    self._broken()
-                    detail = f"it goes on past offset {end}, where the next segment begins"
-                    first = max(header.base_offset, end)
-                    check.add(
-                        "segment-overlap", DAMAGE, detail, self._path, first, header.next_offset, position, header.size
-                    )
-                    return
-                self._accept(header, position)
-                continue
-            if scanner.fault and scanner.offset == end and place == self._size:
-                return  # whatever it is, it lies behind the last record: see _long
-            if scanner.fault and seen_twice != position:
-                seen_twice = position  # who reads while a writer writes can have read too early
-                scanner.reread()
-                continue
-            if not scanner.fault or not self._over_damage(position, end):
-                break
-        if scanner.offset < end:
-            self._broken()
-            kind = "segment-short" if scanner.size < place or not scanner.fault else _kind_of(scanner.fault)
-            detail = scanner.fault or "the segment ends before its last record"
-            if kind == "segment-short":
-                detail = f"{self._size} bytes, where {place} are expected" if place > self._size else detail
-            length = max(place, self._size) - scanner.position
-            check.add(kind, DAMAGE, detail, self._path, scanner.offset, end, scanner.position, length)
-            scanner.offset = end
-        elif scanner.position < scanner.size or scanner.size < place:
-            if scanner.fault or scanner.size < place:
-                # The records are all there; a control batch at the end is not.
-                self._broken()
-                detail = scanner.fault or f"{self._size} bytes, where {place} are expected"
-                length = place - scanner.position
-                check.add("segment-short", DAMAGE, detail, self._path, -1, -1, scanner.position, length)
-
-    def _accept(self, header: "Header", position: int) -> None:
-        check, scanner = self._check, self._scanner
-        check.batches += 1
-        check.bytes += header.size
-        check.records += header.count
-        self._index.note(position, header)
-        self._batches.contents(header, scanner.body, position)
-
-    def _broken(self) -> None:
-        self.whole = False
-
-    def _over_damage(self, position: int, end: int) -> bool:
-        """Name the damage at ``position`` and go on behind it; False when nothing valid follows below ``end``."""
-        check, scanner, disk = self._check, self._scanner, self._check.view.disk
-        fault, offset = scanner.fault, scanner.offset
-        data = disk.pread(self._fd, HEADER_BYTES, position)
-        if not header_fault(data, 0, scanner.segment_id, position):
-            header = parse_header(data)
-            if position + header.size <= scanner.size and header.next_offset <= end and header.base_offset >= offset:
-                # Its header is whole, so the next batch is found by length.
-                self._broken()
-                behind = header.next_offset
-                kind = _kind_of(fault)
-                if header.base_offset > offset and kind == "batch-offset":
-                    behind = header.base_offset  # it is whole itself: what is missing lies before it
-                    check.add(kind, DAMAGE, fault, self._path, offset, behind, position, 0)
-                    scanner.restart(position, behind)
-                    return True
-                check.add(kind, DAMAGE, fault, self._path, offset, behind, position, header.size)
-                scanner.restart(position + header.size, behind)
-                scanner.chain = header.crc
-                return True
-        for at, header in headers_behind(disk, self._fd, scanner.segment_id, position + 1, scanner.size, offset):
-            if header.next_offset > end or at + header.size > scanner.size:
-                continue
-            self._broken()
-            check.add(_kind_of(fault), DAMAGE, fault, self._path, offset, header.base_offset, position, at - position)
-            scanner.restart(at, header.base_offset)
-            return True
-        scanner.fault = fault
-        return False
-
-    def _open_end(self) -> None:
-        """A last segment whose end nobody names: ``commit`` is unreadable, or names an earlier one."""
-        check, scanner = self._check, self._scanner
-        end = 1 << 63
-        while True:
-            position = scanner.position
-            header = scanner.step()
-            if header is not None:
-                self._accept(header, position)
-                continue
-            if not scanner.fault or scanner.rest_is_zero():
-                break
-            if self._proof(position) and self._over_damage(position, end):
-                continue
-            length = self._size - position
-            if check.commit is None:
-                detail = f"{scanner.fault}; without 'commit' it may have been acknowledged: see pspf repair"
-                check.add("doubt", DAMAGE, detail, self._path, position=position, length=length)
-            else:
-                detail = f"{length} bytes behind offset {scanner.offset} were not finished; the next append cuts them"
-                check.add("unsettled", NOTE, detail, self._path, position=position, length=length)
-            return
-        if check.commit is not None:
-            detail = "a segment that is not published yet; the next open does it"
-            check.add("unsettled", NOTE, detail, self._path, position=0, length=self._size)
-
-    def _proof(self, position: int) -> bool:
-        """Whether a later batch knew that what cannot be read at ``position`` was durable."""
-        scanner, disk = self._scanner, self._check.view.disk
-        behind = headers_behind(disk, self._fd, scanner.segment_id, position + 1, scanner.size, scanner.offset)
-        return any(header.durable_end > scanner.offset for _, header in behind)
-
-    def _unsettled(self) -> None:
-        """Behind the published end: zeros written ahead, records that are being written, or what a crash left."""
-        check, scanner = self._check, self._scanner
-        start, offset = scanner.position, scanner.offset
-        while True:
-            scanner.reread()
-            while scanner.step() is not None:
-                pass
-            if not scanner.fault or scanner.rest_is_zero():
-                break
-            position, at = scanner.position, scanner.offset
-            if not self._proof(position) or not self._over_damage(position, 1 << 63):
-                break
-            if scanner.position == position and scanner.offset == at:
-                break
-        if only_zeros(check.view.disk, self._fd, start, self._size):
-            return
-        torn = "" if scanner.rest_is_zero() else f", {self._size - scanner.position} bytes are no whole batch"
-        detail = (
-            f"behind the published end: {max(scanner.offset - offset, 0)} whole records{torn}; being written now, or"
-            " left by a crash (the next open settles it)"
-        )
-        check.add("unsettled", NOTE, detail, self._path, position=start, length=self._size - start)
-
-    def _long(self, position: int) -> None:
-        """Bytes behind the end of a segment that has a successor."""
-        check = self._check
-        zeros = only_zeros(check.view.disk, self._fd, position, self._size)
-        detail = f"{'zeros' if zeros else 'bytes'} behind its last batch; no record is in them"
-        check.add(
-            "segment-long", NOTE if zeros else DAMAGE, detail, self._path, position=position, length=self._size - position
-        )
-
-
-def _kind_of(fault: str) -> str:
-    """The kind of damage for what the scanner says is wrong."""
-    if "chain" in fault:
-        return "batch-chain"
-    if "batch CRC" in fault:
-        return "batch-body"
-    if "instead of" in fault:
-        return "batch-offset"
-    return "batch-header"
