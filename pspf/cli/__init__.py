@@ -1,0 +1,1 @@
+"""The command line: fast dispatch, generated option tables, output. The commands stand in ``cmds/``."""

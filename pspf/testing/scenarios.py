@@ -1,0 +1,408 @@
+"""The scenarios that PSPF itself is swept with, and patterns for those of your own program.
+
+Each says what is done to a topic; what must hold after any end of it is said once, in :class:`Appends`.
+"""
+
+from collections.abc import Callable
+
+from pspf import errors
+from pspf.model import TopicConfig
+from pspf.store.open import open_store
+from pspf.store.store import Store
+from pspf.testing.crashes import digest_of
+from pspf.testing.faults import Killed
+from pspf.testing.ledger import ABSENT, ACKNOWLEDGED, PENDING, Ledger, read_all
+from pspf.testing.schedule import Schedule
+from pspf.testing.simdisk import SimDisk
+
+STORE = "/store"
+
+
+class Appends:
+    """A scenario over one topic. Subclasses say what is done; what must hold is the same for all."""
+
+    partitions = 1
+    durability = "sync"
+    segment_bytes = 64 << 20
+    prepared = True
+    """The topic is there before, with one record, and the partition was closed."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.created = False
+        self.closed = False
+
+    def prepare(self) -> SimDisk:
+        disk = SimDisk()
+        if self.prepared:
+            with open_store(STORE, disk=disk) as store:
+                self.create(store)
+                for partition in range(self.partitions):
+                    self.ledger.append(store, "before", partition=partition)
+            disk.sync_all()
+        return disk
+
+    def create(self, store: Store) -> None:
+        config = TopicConfig(
+            partitions=self.partitions, durability=self.durability, segment_bytes=self.segment_bytes
+        )
+        store.create_topic("t", config)
+        self.created = True
+
+    def run(self, disk: SimDisk) -> None:
+        with open_store(STORE, disk=disk) as store:
+            self.work(store)
+        self.closed = True
+
+    def work(self, store: Store) -> None:
+        raise NotImplementedError
+
+    def observe(self, disk: SimDisk) -> None:
+        """What a reader is shown with durability ``sync`` must not be taken back by a power cut (P3)."""
+        if self.durability != "sync":
+            return
+        try:
+            with open_store(STORE, create=False, read_only=True, disk=disk) as store:
+                found = read_all(store, "t", self.partitions)
+        except (errors.NoSuchStore, errors.NoSuchTopic):
+            return
+        self.ledger.check(found)
+        self.ledger.saw(found)
+
+    def knows(self) -> object:
+        return self.created, self.closed, self.ledger.knows()
+
+    def recover(self, disk: SimDisk, cut: bool) -> None:
+        told: list[str] = []
+        may_lose = cut and self.durability != "sync" and not self.closed
+        store = open_store(STORE, disk=disk, tell=told.append)
+        if store.find_topic("t") is None:
+            assert not self.created, "the topic is gone"
+            self.create(store)
+        # A reader alone, as `pspf cat` behind a crash: it settles what it can.
+        self.ledger.check(read_all(store, "t", self.partitions), may_lose)
+        for partition in range(self.partitions):
+            store.partition_writer(store.topic("t"), partition)
+        found = read_all(store, "t", self.partitions)
+        self.ledger.check(found, may_lose)
+        self.ledger.settle(found, may_lose)
+        self.recovered_again(disk)
+        for partition in range(self.partitions):
+            self.go_on(store, partition)
+        found = read_all(store, "t", self.partitions)
+        self.ledger.check(found)
+        if self.durability == "sync":
+            self.ledger.bury(found)
+            for state in disk.crash_states(1, 2):
+                self.recovers(state, told)
+        store.close()
+        self.ledger.bury(found)
+        self.recovers(disk.copy(), told)
+        for state in disk.crash_states(2, 2):
+            self.recovers(state, told)
+        # Nothing was damaged, so nobody may have been told so.
+        assert not [line for line in told if "damage" in line or "missing" in line], told
+
+    def recovered_again(self, disk: SimDisk) -> None:
+        """Recovery that runs again, because its process was killed at its end, changes nothing."""
+        twin = disk.copy()
+        before = digest_of(twin.machine.root)
+        store = open_store(STORE, disk=twin)
+        for partition in range(self.partitions):
+            store.partition_writer(store.topic("t"), partition)
+        assert digest_of(twin.machine.root) == before, changes(disk, twin)
+
+    def recovers(self, disk: SimDisk, told: list[str]) -> None:
+        with open_store(STORE, create=False, disk=disk, tell=told.append) as store:
+            self.ledger.check(read_all(store, "t", self.partitions))
+
+    def go_on(self, store: Store, partition: int) -> None:
+        self.ledger.append(store, "after", partition=partition)
+
+
+def changes(before: SimDisk, after: SimDisk) -> str:
+    old, new = before.tree(), after.tree()
+    return ", ".join(sorted(name for name in {*old, *new} if old.get(name) != new.get(name)))
+
+
+# -- the scenarios
+
+
+class SingleAppends(Appends):
+    """Six durable appends, with zeros written ahead from the second on, then a close."""
+
+    def work(self, store: Store) -> None:
+        for _ in range(6):
+            self.ledger.append(store)
+
+
+class Bulk(Appends):
+    """Two calls with many records, each split into batches and synced once."""
+
+    def work(self, store: Store) -> None:
+        for _ in range(2):
+            self.ledger.append(store, count=40, size=1000, piece=17)
+        self.ledger.append(store)
+
+
+class OpenAndClose(Appends):
+    """The last writer gives the preallocated zeros back; the next one begins there."""
+
+    def run(self, disk: SimDisk) -> None:
+        for _ in range(3):
+            with open_store(STORE, disk=disk) as store:
+                self.ledger.append(store)
+                self.ledger.append(store)
+
+
+class TwoWriters(Appends):
+    """Two processes in turn; one is ended, the other goes on, then the power is cut."""
+
+    first = True
+
+    def run(self, disk: SimDisk) -> None:
+        other = disk.process()
+        mine, theirs = (open_store(STORE, disk=each) for each in (disk, other))
+        turns = [(mine, "mine"), (theirs, "theirs")]
+        stopped: BaseException | None = None
+        for number in range(8):
+            store, name = turns[number % 2 if self.first else 1 - number % 2]
+            if name == "mine" and stopped is not None:
+                continue
+            try:
+                self.ledger.append(store, name)
+            except Killed as error:
+                stopped = error
+        if stopped is None:
+            mine.close()
+        theirs.close()
+        if stopped is not None:
+            raise stopped
+
+
+class TwoWritersOtherFirst(TwoWriters):
+    first = False
+
+
+class Roll(Appends):
+    """Three segments, with the index of each."""
+
+    segment_bytes = 64 << 10
+
+    def work(self, store: Store) -> None:
+        for _ in range(8):
+            self.ledger.append(store, size=20_000)
+
+
+class RollInBulk(Appends):
+    """The end of a segment inside one call."""
+
+    segment_bytes = 64 << 10
+
+    def work(self, store: Store) -> None:
+        self.ledger.append(store, count=100, size=1000, piece=17)
+        self.ledger.append(store)
+
+
+class FirstStore(Appends):
+    """Store, topic and partitions from nothing."""
+
+    partitions = 2
+    prepared = False
+
+    def run(self, disk: SimDisk) -> None:
+        with open_store(STORE, disk=disk) as store:
+            self.create(store)
+            self.ledger.append(store, partition=0)
+            self.ledger.append(store, partition=1)
+
+
+class FirstTopic(FirstStore):
+    """Topic and partitions in a store that is there, and leftovers of an earlier attempt."""
+
+    def prepare(self) -> SimDisk:
+        disk = super().prepare()
+        open_store(STORE, disk=disk).close()
+        disk.plant(f"{STORE}/topics/.new-0123/topic.toml", b"half")
+        disk.sync_all()
+        return disk
+
+
+class Poisoned(Appends):
+    """A sync fails, in one of the ways in which it lies; the partition is healed and the appends go on."""
+
+    size = 60
+
+    def __init__(self, call: str, index: int, lies: str, keep_size: bool = False) -> None:
+        super().__init__()
+        self.fault = call, index, lies, keep_size
+
+    def run(self, disk: SimDisk) -> None:
+        call, index, lies, keep_size = self.fault
+        name = ".log" if call == "pwrite" else ""
+        disk.fail(call, index, lies=lies, keep_size=keep_size, name=name)
+        left = 5
+        while left:
+            try:
+                with open_store(STORE, disk=disk) as store:
+                    while left:
+                        left -= 1
+                        self.ledger.append(store, size=self.size)
+            except errors.IOFailed:
+                if disk.machine.broken:
+                    return
+
+    def recover(self, disk: SimDisk, cut: bool) -> None:
+        if disk.machine.broken:  # nothing helps but to mount it again, and then the cache is gone
+            disk, cut = next(disk.crash_states(0, 1, "ordered")), True
+        super().recover(disk, cut)
+
+
+class PoisonedEmpty(Poisoned):
+    """The very first sync fails: the segment that is healed holds nothing."""
+
+    def prepare(self) -> SimDisk:
+        disk = SimDisk()
+        with open_store(STORE, disk=disk) as store:
+            self.create(store)
+            store.partition_writer(store.topic("t"), 0)
+        disk.sync_all()
+        return disk
+
+
+class PoisonedRoll(Poisoned):
+    """A sync fails around a roll."""
+
+    segment_bytes = 64 << 10
+    size = 25_000
+
+
+class Producer(Appends):
+    """An idempotent producer that repeats what it does not know the outcome of."""
+
+    def work(self, store: Store) -> None:
+        for _ in range(5):
+            self.ledger.begin("p", 0, [b"flight %d" % len(self.ledger.batches)])
+            self.produce(store)
+
+    def produce(self, store: Store) -> None:
+        """The newest record, and again each one before it, by its sequence."""
+        mine = [batch for batch in self.ledger.batches if batch.writer == "p"]
+        for sequence, batch in enumerate(mine):
+            if batch.state == ABSENT:
+                batch.state = PENDING
+            row = store.append("t", batch.values[0], partition=0, producer="p", sequence=sequence)
+            assert row.duplicate or batch.state != ACKNOWLEDGED, f"appended twice: {batch}"
+            if batch.state == ACKNOWLEDGED and row.first >= 0:
+                assert row.first == batch.first
+            if row.first >= 0:
+                self.ledger.acknowledged(batch, row.first)
+
+    def go_on(self, store: Store, partition: int) -> None:
+        if any(batch.writer == "p" for batch in self.ledger.batches):
+            self.produce(store)
+        super().go_on(store, partition)
+
+
+class Interval(SingleAppends):
+    """Acknowledged is written, and synced within the interval: the newest may be lost, in order."""
+
+    durability = "interval"
+
+    def work(self, store: Store) -> None:
+        for number in range(6):
+            self.ledger.append(store)
+            if number == 3:
+                store.disk.advance(2_000_000_000)  # type: ignore[attr-defined]
+
+
+class InCache(SingleAppends):
+    """Durability ``os``: survives a killed process."""
+
+    durability = "os"
+
+
+class MixedLevels(Appends):
+    """Appends with ``sync`` in a topic of ``os`` make everything before them durable as well."""
+
+    durability = "os"
+
+    def work(self, store: Store) -> None:
+        for number in range(6):
+            self.ledger.append(store, durability="sync" if number % 3 == 2 else None)
+
+
+class Interleaved(Appends):
+    """Processes that meet between any two calls of each other."""
+
+    def __init__(self, seed: int, stay: float, processes: int = 2, count: int = 4) -> None:
+        super().__init__()
+        self.seed = seed
+        self.stay = stay
+        self.processes = processes
+        self.count = count
+
+    def run(self, disk: SimDisk) -> None:
+        schedule = Schedule(self.seed, self.stay)
+        for number in range(self.processes):
+            process = disk if number == 0 else disk.process()
+            schedule.add(process, lambda each=process, name=f"w{number}": self.appends(each, name))  # type: ignore[misc]
+        schedule.run()
+
+    def appends(self, disk: SimDisk, name: str) -> None:
+        with open_store(STORE, disk=disk) as store:
+            for _ in range(self.count):
+                self.ledger.append(store, name)
+
+
+class InterleavedRoll(Interleaved):
+    segment_bytes = 64 << 10
+
+    def appends(self, disk: SimDisk, name: str) -> None:
+        with open_store(STORE, disk=disk) as store:
+            for _ in range(self.count):
+                self.ledger.append(store, name, size=25_000)
+
+
+class InterleavedFirst(Interleaved):
+    """Everybody comes first: store, topic and partition are made by whoever is faster."""
+
+    prepared = False
+
+    def appends(self, disk: SimDisk, name: str) -> None:
+        with open_store(STORE, disk=disk) as store:
+            for _ in range(self.count):
+                self.ledger.append(store, name)
+                self.created = True
+
+
+SCENARIOS: dict[str, Callable[[], Appends]] = {
+    "single appends, zeros ahead": SingleAppends,
+    "bulk": Bulk,
+    "open and close": OpenAndClose,
+    "two writers, one killed": TwoWriters,
+    "two writers, one killed, the other first": TwoWritersOtherFirst,
+    "roll": Roll,
+    "roll in bulk": RollInBulk,
+    "store, topic and partitions from nothing": FirstStore,
+    "topic and partitions from nothing": FirstTopic,
+    "producer": Producer,
+    "durability interval": Interval,
+    "durability os": InCache,
+    "durability sync in a topic of os": MixedLevels,
+    "a sync fails": lambda: Poisoned("fdatasync", 2, ""),
+    "a sync fails, pages clean": lambda: Poisoned("fdatasync", 2, "clean"),
+    "a sync fails, pages clean, size kept": lambda: Poisoned("fdatasync", 2, "clean", True),
+    "the first sync fails": lambda: PoisonedEmpty("fdatasync", 0, "clean"),
+    "a sync fails at a roll": lambda: PoisonedRoll("fdatasync", 3, "clean"),
+    "the sync of commit fails at a roll": lambda: PoisonedRoll("fdatasync", 4, ""),
+    "a journal is aborted": lambda: Poisoned("fdatasync", 2, "aborted"),
+    "a write-back fails": lambda: Poisoned("pwrite", 2, "writeback"),
+}
+
+TOGETHER: dict[str, Callable[[int], Appends]] = {
+    "two writers between calls": lambda seed: Interleaved(seed, 0.5),
+    "three writers between calls": lambda seed: Interleaved(seed, 0.8, processes=3, count=3),
+    "two writers roll": lambda seed: InterleavedRoll(seed, 0.7),
+    "two writers come first": lambda seed: InterleavedFirst(seed, 0.7, count=2),
+}

@@ -1,0 +1,317 @@
+"""Damage anywhere: every bit of a small log, and flips, zeroed blocks, cuts and shuffled files in a larger one.
+
+Whatever was done, three things hold. Nothing but an error of PSPF is raised, and nothing hangs. What is read
+is what was written, in its place. And what is missing is covered by errors that name it, with exit code 65,
+unless the file was derived and is made again.
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pspf
+from pspf import errors
+from pspf.store.store import Store
+from pspf.store.verify import DAMAGE
+from tests.support_damage import (
+    SMALL_SEGMENTS,
+    TOPIC,
+    base,
+    filled,
+    flip,
+    overwrite,
+    partition,
+    segments,
+    swap,
+    tear,
+    value,
+)
+
+SMALL, LARGE = 3, 700
+SWEEP_STEP = 7
+RANDOM_FAST, RANDOM_FAULTS = 30, 500
+
+
+class Outcome:
+    """What a store gave after something was done to it."""
+
+    def __init__(self) -> None:
+        self.records: dict[int, bytes | None] = {}
+        self.gone: set[int] = set()
+        self.error: errors.Error | None = None
+        self.damage: list[str] = []
+        self.notes: list[str] = []
+
+
+def look(path: Path, count: int, read_only: bool = False) -> Outcome:
+    """Open, read with skipping, and verify; anything but an error of PSPF escapes."""
+    out = Outcome()
+    try:
+        with pspf.open(str(path), create=False, read_only=read_only) as store:
+            try:
+                for finding in store.verify().findings:
+                    (out.damage if finding.severity == DAMAGE else out.notes).append(finding.kind)
+            except errors.Error as error:
+                out.error = error
+            try:
+                read(store, out, count)
+            except errors.Error as error:
+                out.error = error
+            list(store.inspect(TOPIC))
+            store.usage()
+            store.describe(TOPIC)
+    except errors.Error as error:
+        out.error = error
+    return out
+
+
+def read(store: Store, out: Outcome, count: int) -> None:
+    reader = store.reader(TOPIC, 0)
+    reader.seek(0)
+    try:
+        for _ in range(10 * count + 100):  # more steps than there are batches: it goes round in circles
+            try:
+                found = reader.read()
+            except errors.Damaged as error:
+                if error.resume_offset < 0:
+                    raise
+                assert error.resume_offset > error.offset, error
+                assert error.exit_code == 65 and error.path
+                out.gone.update(range(error.offset, error.resume_offset))
+                reader.seek(error.resume_offset)
+                continue
+            if not found:
+                # Everything below the end was given, or named.
+                out.gone.update(range(reader.start()))
+                missing = set(range(reader.end())) - out.records.keys() - out.gone
+                assert not missing, f"silently missing: {sorted(missing)[:5]}"
+                return
+            for batch in found:
+                columns = batch.columns()
+                for offset, got in zip(columns.offsets(), columns.values(), strict=True):
+                    assert got == value(offset), f"a wrong record at offset {offset}"
+                    assert offset not in out.records, f"offset {offset} twice"
+                    out.records[offset] = got
+        raise AssertionError("reading does not end")
+    finally:
+        reader.close()
+
+
+def check(path: Path, count: int, expected: set[int], what: str) -> Outcome:
+    """``expected`` are the offsets that nothing was done to: they are read back, and so is the next append."""
+    out = look(path, count)
+    said = f"{what}: {out.error!r} {out.damage} {out.notes}"
+    if out.error is not None:
+        assert out.error.exit_code == 65, said
+        changed_by_hand = "--from" in out.error.hint
+        if changed_by_hand:
+            with pspf.open(str(path), create=False) as store:
+                store.alter_topic_from(TOPIC, str(path / "topics" / TOPIC / "topic.toml"))
+            out = look(path, count)
+            assert out.error is None, said
+    assert expected <= out.records.keys(), f"{said}: not readable: {sorted(expected - out.records.keys())[:5]}"
+    if out.records.keys() != set(range(count)):
+        assert out.damage, f"{said}: records are missing, and verify says that all is well"
+    goes_on(path, count, out, said)
+    return out
+
+
+def goes_on(path: Path, count: int, before: Outcome, said: str) -> None:
+    """Appends go on behind everything that was ever acknowledged, or are refused by name."""
+    try:
+        with pspf.open(str(path), create=False) as store:
+            placed = store.append(TOPIC, value(count))
+    except errors.Error as error:
+        assert error.exit_code == 65, said
+        assert "repair" in error.hint + str(error) or before.error is not None, f"{said}: {error!r}"
+        with pspf.open(str(path), create=False) as store:
+            store.repair(TOPIC, 0)
+            placed = store.append(TOPIC, value(count))
+            if placed.first < count:
+                # The last record's only proof was `commit`: it is in quarantine.
+                assert (path / "quarantine").exists(), said
+                return
+    assert placed.first == count, said
+    after = look(path, count + 1)
+    assert after.error is None, said
+    assert before.records.keys() | {count} <= after.records.keys(), said
+
+
+# -- every bit of a small log
+
+
+def small(path: Path) -> Path:
+    filled(path, SMALL)
+    return path
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name != "reserve")
+
+
+def sweep(source: Path, scratch: Path, step: int) -> None:
+    """Flip each ``step``-th bit in turn, in a copy."""
+    assert {p.name for p in files(source)} == {
+        "00000000000000000000.index",
+        "00000000000000000000.log",
+        "commit",
+        "lock",
+        "start",
+        "store.toml",
+        "topic.toml",
+    }
+    number = 0
+    unnoticed = []
+    for file in files(source):
+        data = file.read_bytes()
+        relative = file.relative_to(source)
+        for bit in range(len(data) * 8):
+            number += 1
+            if number % step:
+                continue
+            copy = scratch / "copy"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(source, copy)
+            overwrite(copy / relative, bit // 8, bytes([data[bit // 8] ^ 1 << bit % 8]))
+            what = f"bit {bit} of {relative}"
+            hit = touched(file, bit // 8)
+            read_only = look(copy, SMALL, read_only=True)
+            assert set(range(SMALL)) - hit <= read_only.records.keys() or read_only.error is not None, what
+            assert read_only.error is None or read_only.error.exit_code == 65, what
+            out = check(copy, SMALL, set(range(SMALL)) - hit, what)
+            noticed = out.damage or out.notes or out.error or read_only.damage or read_only.notes
+            if not noticed and not read_only.error:
+                unnoticed.append(what)
+    assert not unnoticed
+
+
+def touched(file: Path, position: int) -> set[int]:
+    """The record that a byte of a file belongs to."""
+    if file.suffix != ".log":
+        return set()
+    from tests.support_damage import batches
+
+    return {b.first for b in batches(file) if b.position <= position < b.position + b.size}
+
+
+def test_every_seventh_bit_of_a_closed_log(store_dir: Path) -> None:
+    sweep(small(store_dir), store_dir.parent, SWEEP_STEP * 13)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", range(4))
+def test_every_bit_of_a_closed_log(store_dir: Path, part: int) -> None:
+    sweep(small(store_dir), store_dir.parent, 1)
+
+
+# -- a larger log
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five segments; it is copied for each round, and only its bytes matter."""
+    path = tmp_path_factory.mktemp("larger") / "store"
+    filled(path, LARGE, SMALL_SEGMENTS)
+    assert len(segments(path)) >= 4
+    return path
+
+
+def rounds(count: int) -> Iterator[int]:
+    seed = int(os.environ.get("DAMAGE_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"DAMAGE_SEED={seed}")
+    yield from range(seed, seed + count)
+
+
+def do_damage(path: Path, dice: random.Random) -> str:
+    """One thing that happens to files."""
+    found = segments(partition_of(path))
+    target = dice.choice(found)
+    size = target.stat().st_size
+    kind = dice.choice(
+        ["flip", "flips", "zeros 512", "zeros 4096", "cut", "remove", "swap", "duplicate", "small file"]
+    )
+    if kind == "flip":
+        flip(target, dice.randrange(size))
+    elif kind == "flips":
+        for _ in range(dice.randrange(2, 20)):
+            flip(target, dice.randrange(size))
+    elif kind.startswith("zeros"):
+        block = int(kind.split()[1])
+        start = dice.choice([dice.randrange(size), dice.randrange(size) // block * block])
+        overwrite(target, start, bytes(min(block, size - start)))
+    elif kind == "cut":
+        tear(target, dice.randrange(size))
+    elif kind == "remove":
+        target.unlink()
+    elif kind == "swap":
+        other = dice.choice([s for s in found if s != target])
+        swap(target, other)
+        return f"{kind} {target.name} {other.name}"
+    elif kind == "duplicate":
+        name = f"{dice.randrange(LARGE + 50):020d}.log"
+        shutil.copyfile(target, target.with_name(name))
+        return f"{kind} {target.name} as {name}"
+    else:
+        file = partition(path) / dice.choice(["commit", "lock", "start"])
+        dice.choice([lambda: flip(file, dice.randrange(64)), file.unlink, lambda: file.write_bytes(b"")])()
+        return f"{kind} {file.name}"
+    return f"{kind} {target.name} of {size} bytes"
+
+
+def partition_of(path: Path) -> Path:
+    return path
+
+
+def damage_at_random(source: Path, scratch: Path, count: int) -> None:
+    whole = {s.name: s.read_bytes() for s in segments(source)}
+    for seed in rounds(count):
+        dice = random.Random(seed)
+        copy = scratch / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy)
+        done = [do_damage(copy, dice) for _ in range(dice.choice([1, 1, 1, 2, 3]))]
+        what = f"DAMAGE_SEED={seed} {done}"
+        check(copy, LARGE, untouched(whole, copy), what)
+
+
+def untouched(whole: dict[str, bytes], path: Path) -> set[int]:
+    """Offsets of the batches whose bytes are still where they were, in a segment that is still what it was."""
+    from tests.support_damage import batches
+
+    kept: set[int] = set()
+    for name, data in whole.items():
+        segment = partition(path) / name
+        original = path.parent / "original.log"
+        if not segment.exists():
+            continue
+        now = segment.read_bytes()
+        original.write_bytes(data)
+        for batch in batches(original):
+            end = batch.position + batch.size
+            if now[batch.position : end] == data[batch.position : end]:
+                kept.add(batch.first)
+    # A stray file between two segments hides what follows its name in the segment before it: it is read again
+    # when the stray is gone, and named until then.
+    strays = sorted({base(s) for s in segments(path)} - {int(n[:20]) for n in whole})
+    for stray in strays:
+        behind = min((int(n[:20]) for n in whole if int(n[:20]) > stray), default=LARGE)
+        kept -= set(range(stray, behind))
+    return kept
+
+
+def test_random_damage_to_a_log_of_segments(larger: Path, scratch_dir: Path) -> None:
+    damage_at_random(larger, scratch_dir, RANDOM_FAST)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", range(2))
+def test_random_damage_to_a_log_of_segments_in_the_full_figure(
+    larger: Path, scratch_dir: Path, part: int
+) -> None:
+    damage_at_random(larger, scratch_dir, RANDOM_FAULTS // 2)
