@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from os import PathLike
+
     from pspf.errors import Error
     from pspf.model import Appended, Record, TopicConfig
     from pspf.store.store import Store
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Appended", "Error", "Record", "Store", "TopicConfig", "open"]
 
 
-def open(path: "str | None" = None, *, create: bool = True, read_only: bool = False) -> "Store":
+def open(path: "str | PathLike[str] | None" = None, *, create: bool = True, read_only: bool = False) -> "Store":
     """Open the store in directory ``path``, creating it if it does not exist.
 
     :param path: store directory; ``None`` takes ``PSPF_STORE``, the configuration files, then

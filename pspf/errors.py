@@ -199,10 +199,12 @@ def from_os(error: OSError, what: str, where: str = "") -> Error:
         from os import geteuid, stat
 
         owner = ""
-        try:
-            owner = f", owner uid {stat(place).st_uid}" if place else ""
-        except OSError:
-            pass
+        for path in (place, place.rpartition("/")[0]):
+            try:
+                owner = f", owner uid {stat(path).st_uid}" if path else ""
+                break
+            except OSError:
+                continue
         return Denied(what, f"{why.lower()} for uid {geteuid()}{owner}", place)
     if number == errno.EROFS:
         return IOFailed(what, "the file system is read-only", place)

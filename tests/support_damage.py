@@ -67,7 +67,12 @@ class Batch:
 
 def batches(segment: Path) -> list[Batch]:
     """By the lengths in the headers, without the engine."""
-    data, at, found = segment.read_bytes(), SEGMENT_HEADER_BYTES, []
+    return batches_of(segment.read_bytes())
+
+
+def batches_of(data: bytes) -> list[Batch]:
+    """The same for the bytes of a segment file."""
+    at, found = SEGMENT_HEADER_BYTES, []
     while data[at : at + 4] == b"PBAT":
         size = HEADER_BYTES + int.from_bytes(data[at + 28 : at + 32], "little")
         found.append(Batch(at, size, int.from_bytes(data[at + 40 : at + 48], "little")))

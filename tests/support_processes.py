@@ -191,15 +191,21 @@ def check_records(
     if settled:
         for name, mine in numbers.items():
             missing = sorted(set(range(max(mine))) - mine)
-            assert not missing, f"lost: {name}: {len(missing)} before {max(mine)}, {missing[:5]}… (unacknowledged)"
+            assert not missing, (
+                f"lost: {name}: {len(missing)} before {max(mine)}, {missing[:5]}… (unacknowledged)"
+            )
     for writer in writers:
         for partition, first, number, size in writer.rows:
             records = found[partition][first : first + size]
-            assert len(records) == size, f"lost: {writer.name} at {partition}/{first}, {len(records)} of {size}"
+            assert len(records) == size, (
+                f"lost: {writer.name} at {partition}/{first}, {len(records)} of {size}"
+            )
             for step, (offset, value) in enumerate(records):
                 assert value is not None
                 expected = whose(value)[1] if writer.name in without_numbers else number + step
-                assert value == value_of(writer.name, expected), f"{writer.name}:{expected} at {partition}/{offset}"
+                assert value == value_of(writer.name, expected), (
+                    f"{writer.name}:{expected} at {partition}/{offset}"
+                )
     return sum(map(len, found.values()))
 
 
@@ -210,7 +216,9 @@ def check_follower(running: Running, found: Found) -> int:
     for line in lines:
         partition, offset, value = line.split(" ", 2)
         records = found[int(partition)]
-        assert int(offset) == at[int(partition)], f"{running.name}: {line[:60]}, expected {at[int(partition)]}"
+        assert int(offset) == at[int(partition)], (
+            f"{running.name}: {line[:60]}, expected {at[int(partition)]}"
+        )
         at[int(partition)] += 1
         assert int(offset) < len(records), f"{running.name} saw {line[:60]}, which is gone"
         assert records[int(offset)][1] == value.encode(), f"{running.name} saw {line[:60]}"

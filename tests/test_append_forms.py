@@ -66,7 +66,9 @@ def test_a_separator_of_several_bytes_ends_records(shell: Shell) -> None:
     assert shell.values() == ["one", "two|three"]
 
 
-@pytest.mark.parametrize(("text", "separator"), [(r"\t", b"\t"), (r"\0", b"\0"), (r"\x1e", b"\x1e"), (r"\n", b"\n")])
+@pytest.mark.parametrize(
+    ("text", "separator"), [(r"\t", b"\t"), (r"\0", b"\0"), (r"\x1e", b"\x1e"), (r"\n", b"\n")]
+)
 def test_escapes_in_a_separator(shell: Shell, text: str, separator: bytes) -> None:
     shell.append(separator.join((b"one", b"two")), "-D", text)
     assert shell.values() == ["one", "two"]
@@ -155,7 +157,11 @@ def test_a_key_decides_the_partition(shell: Shell) -> None:
     places: dict[str, set[int]] = {}
     for record in shell.records():
         places.setdefault(record["key"], set()).add(record["partition"])
-        values = [r["value"] for r in shell.records() if r["key"] == record["key"]] if record["offset"] == 0 else []
+        values = (
+            [r["value"] for r in shell.records() if r["key"] == record["key"]]
+            if record["offset"] == 0
+            else []
+        )
         assert values == sorted(values, key=lambda value: int(value[1:]))
     # crc32(key) % n, as librdkafka's `consistent`; these numbers are fixed for ever.
     assert places == {"key0": {6}, "key1": {0}, "key2": {2}, "key3": {4}, "key4": {7}}
@@ -251,7 +257,9 @@ def test_preserve_refuses_an_offset_that_is_taken(shell: Shell) -> None:
 
 def test_preserve_refuses_offsets_that_go_back_and_keeps_what_came_before(shell: Shell) -> None:
     lines = [{"partition": 0, "offset": offset, "value": f"v{offset}"} for offset in (3, 4, 4, 5)]
-    ran = shell.append("".join(json.dumps(line) + "\n" for line in lines).encode(), "--json", "--preserve", code=65)
+    ran = shell.append(
+        "".join(json.dumps(line) + "\n" for line in lines).encode(), "--json", "--preserve", code=65
+    )
     assert b"line 3" in ran.stderr
     assert [(r["offset"], r["value"]) for r in shell.records()] == [(3, "v3"), (4, "v4")]
 
@@ -275,12 +283,16 @@ def test_one_timestamp_for_all(shell: Shell, text: str, ms: int) -> None:
 
 def test_timestamps_from_a_field_of_the_value(shell: Shell) -> None:
     shell.append(
-        b'{"a": {"t": 5}}\n{"a": {"t": "2024-05-01T12:00:00Z"}}\n{"a": {"t": 6.7}}\n', "--timestamp-field", ".a.t"
+        b'{"a": {"t": 5}}\n{"a": {"t": "2024-05-01T12:00:00Z"}}\n{"a": {"t": 6.7}}\n',
+        "--timestamp-field",
+        ".a.t",
     )
     assert [r["timestamp"] for r in shell.records()] == [5, 1_714_564_800_000, 6]
 
 
-@pytest.mark.parametrize("value", [b"no json", b'{"b": 1}', b'{"a": true}', b'{"a": "soon"}', b'{"a": 1e300}'])
+@pytest.mark.parametrize(
+    "value", [b"no json", b'{"b": 1}', b'{"a": true}', b'{"a": "soon"}', b'{"a": 1e300}']
+)
 def test_a_value_without_the_timestamp_field(shell: Shell, value: bytes) -> None:
     ran = shell.append(b'{"a": 5}\n' + value + b'\n{"a": 6}\n', "--timestamp-field", ".a", code=65)
     assert b"line 2" in ran.stderr and b"1 record before it was appended" in ran.stderr
@@ -350,7 +362,9 @@ def test_expect_offset(shell: Shell) -> None:
 
 def test_expect_offset_holds_for_each_batch_of_the_input(shell: Shell) -> None:
     read_end, write_end = os.pipe()
-    running = start_command("expects", shell.store_dir, "append", "--ack", "--expect-offset", "0", "t", stdin=read_end)
+    running = start_command(
+        "expects", shell.store_dir, "append", "--ack", "--expect-offset", "0", "t", stdin=read_end
+    )
     os.close(read_end)
     os.write(write_end, b"mine\n")
     running.wait_for_lines(1)

@@ -21,6 +21,7 @@ from tests.support_damage import (
     SMALL_SEGMENTS,
     TOPIC,
     base,
+    batches_of,
     filled,
     flip,
     overwrite,
@@ -144,69 +145,64 @@ def goes_on(path: Path, count: int, before: Outcome, said: str) -> None:
 # -- every bit of a small log
 
 
-def small(path: Path) -> Path:
-    filled(path, SMALL)
-    return path
-
-
 def files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and p.name != "reserve")
 
 
-def sweep(source: Path, scratch: Path, step: int) -> None:
-    """Flip each ``step``-th bit in turn, in a copy."""
-    assert {p.name for p in files(source)} == {
+def sweep(source: Path, step: int, first: int, write_step: int) -> None:
+    """Flip every ``step``-th bit in turn and read without the right to write; for each ``write_step``-th of
+    them also with it, and append."""
+    filled(source, SMALL)
+    assert [p.name for p in files(source)] == [
+        "store.toml",
         "00000000000000000000.index",
         "00000000000000000000.log",
         "commit",
         "lock",
         "start",
-        "store.toml",
         "topic.toml",
-    }
-    number = 0
-    unnoticed = []
-    for file in files(source):
-        data = file.read_bytes()
-        relative = file.relative_to(source)
-        for bit in range(len(data) * 8):
-            number += 1
-            if number % step:
-                continue
-            copy = scratch / "copy"
-            shutil.rmtree(copy, ignore_errors=True)
+    ]
+    everything = [(file, bit) for file in files(source) for bit in range(file.stat().st_size * 8)]
+    for number, (file, bit) in enumerate(everything[first::step]):
+        what = f"bit {bit} of {file.relative_to(source)}"
+        position = bit // 8
+        whole = file.read_bytes()
+        overwrite(file, position, bytes([whole[position] ^ 1 << bit % 8]))
+        expected = set(range(SMALL)) - touched(whole, position, file)
+        out = look(source, SMALL, read_only=True)
+        if out.error is None:
+            # Without the newest slot of `commit`, who may not write goes to the end that the older one names.
+            published = expected - {SMALL - 1} if file.name == "commit" else expected
+            assert published <= out.records.keys(), what
+        else:
+            assert out.error.exit_code == 65, what
+            assert "--from" in out.error.hint, what  # settings: taken in on request only
+        assert out.damage or out.notes, f"{what}: nobody noticed"
+        if number % write_step == 0:
+            copy = source.with_name("copy")
             shutil.copytree(source, copy)
-            overwrite(copy / relative, bit // 8, bytes([data[bit // 8] ^ 1 << bit % 8]))
-            what = f"bit {bit} of {relative}"
-            hit = touched(file, bit // 8)
-            read_only = look(copy, SMALL, read_only=True)
-            assert set(range(SMALL)) - hit <= read_only.records.keys() or read_only.error is not None, what
-            assert read_only.error is None or read_only.error.exit_code == 65, what
-            out = check(copy, SMALL, set(range(SMALL)) - hit, what)
-            noticed = out.damage or out.notes or out.error or read_only.damage or read_only.notes
-            if not noticed and not read_only.error:
-                unnoticed.append(what)
-    assert not unnoticed
+            check(copy, SMALL, expected, what)
+            shutil.rmtree(copy)
+        overwrite(file, position, whole[position : position + 1])
+    assert look(source, SMALL, read_only=True).notes == []
 
 
-def touched(file: Path, position: int) -> set[int]:
+def touched(whole: bytes, position: int, file: Path) -> set[int]:
     """The record that a byte of a file belongs to."""
     if file.suffix != ".log":
         return set()
-    from tests.support_damage import batches
-
-    return {b.first for b in batches(file) if b.position <= position < b.position + b.size}
+    return {b.first for b in batches_of(whole) if b.position <= position < b.position + b.size}
 
 
 def test_every_seventh_bit_of_a_closed_log(store_dir: Path) -> None:
-    sweep(small(store_dir), store_dir.parent, SWEEP_STEP * 13)
+    sweep(store_dir, 7, 0, 97)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(4))
 def test_every_bit_of_a_closed_log(store_dir: Path, part: int) -> None:
-    sweep(small(store_dir), store_dir.parent, 1)
+    sweep(store_dir, 4, part, 13)
 
 
 # -- a larger log
@@ -229,7 +225,7 @@ def rounds(count: int) -> Iterator[int]:
 
 def do_damage(path: Path, dice: random.Random) -> str:
     """One thing that happens to files."""
-    found = segments(partition_of(path))
+    found = segments(path)
     target = dice.choice(found)
     size = target.stat().st_size
     kind = dice.choice(
@@ -263,10 +259,6 @@ def do_damage(path: Path, dice: random.Random) -> str:
     return f"{kind} {target.name} of {size} bytes"
 
 
-def partition_of(path: Path) -> Path:
-    return path
-
-
 def damage_at_random(source: Path, scratch: Path, count: int) -> None:
     whole = {s.name: s.read_bytes() for s in segments(source)}
     for seed in rounds(count):
@@ -281,17 +273,13 @@ def damage_at_random(source: Path, scratch: Path, count: int) -> None:
 
 def untouched(whole: dict[str, bytes], path: Path) -> set[int]:
     """Offsets of the batches whose bytes are still where they were, in a segment that is still what it was."""
-    from tests.support_damage import batches
-
     kept: set[int] = set()
     for name, data in whole.items():
         segment = partition(path) / name
-        original = path.parent / "original.log"
         if not segment.exists():
             continue
         now = segment.read_bytes()
-        original.write_bytes(data)
-        for batch in batches(original):
+        for batch in batches_of(data):
             end = batch.position + batch.size
             if now[batch.position : end] == data[batch.position : end]:
                 kept.add(batch.first)

@@ -94,7 +94,9 @@ class Rounds:
         self.kills += len(everyone)
         for running in everyone:
             done = running.process.returncode == 0 and running.name in [name for name, _, _ in self.sources]
-            assert running.killed() or done, f"{running.name}: {running.process.returncode}, {running.errors()}"
+            assert running.killed() or done, (
+                f"{running.name}: {running.process.returncode}, {running.errors()}"
+            )
         found = self.reopen([acknowledged(each) for each in writers])
         for follower in followers:
             self.total_seen += check_follower(follower, found)
@@ -128,13 +130,17 @@ class Rounds:
         return self.feed_source(name, path)
 
     def feed_source(self, name: str, path: Path) -> Running:
-        return start_command(name, self.store_dir, "append", "--no-create", self.topic, "--producer", name, str(path))
+        return start_command(
+            name, self.store_dir, "append", "--no-create", self.topic, "--producer", name, str(path)
+        )
 
     def start_follower(self, number: int) -> Running:
         name = f"r{self.number}f{number}"
         if self.rng.random() < 0.5:
             return start_worker("follow", self.store_dir, self.topic, name)
-        return start_command(name, self.store_dir, "tail", "-f", "-o", "start", "--format", FORMAT, self.topic)
+        return start_command(
+            name, self.store_dir, "tail", "-f", "-o", "start", "--format", FORMAT, self.topic
+        )
 
     def reopen(self, new: list[Acknowledged]) -> Found:
         rng = self.rng
@@ -157,7 +163,9 @@ class Rounds:
             with pspf.open(str(self.store_dir)) as store:
                 found = check_store(store, self.topic, self.partitions)
             there = sum(
-                (value or b"").startswith(f"{name}:".encode()) for records in found.values() for _, value in records
+                (value or b"").startswith(f"{name}:".encode())
+                for records in found.values()
+                for _, value in records
             )
             assert there == lines, f"{name}: {there} of {lines} lines after feeding it again"
         self.sources.clear()

@@ -290,9 +290,8 @@ def test_a_writer_to_one_partition(store: Store) -> None:
 
 
 def test_what_a_writer_gathered_is_there_after_its_store_was_closed_in_order(store_dir: Path) -> None:
-    with pspf.open(str(store_dir)) as store:
-        with store.writer("t", linger_ms=60_000) as writer:
-            writer.append(b"v")
+    with pspf.open(str(store_dir)) as store, store.writer("t", linger_ms=60_000) as writer:
+        writer.append(b"v")
     with pspf.open(str(store_dir)) as store:
         assert values(store) == [b"v"]
 
@@ -303,7 +302,9 @@ def test_what_a_writer_gathered_is_there_after_its_store_was_closed_in_order(sto
 def test_read_selects(store: Store) -> None:
     store.create_topic("t", TopicConfig(partitions=2))
     for number in range(10):
-        store.append("t", b"%d" % number, partition=number % 2, key=b"k%d" % (number % 4), timestamp_ms=number)
+        store.append(
+            "t", b"%d" % number, partition=number % 2, key=b"k%d" % (number % 4), timestamp_ms=number
+        )
 
     def numbers(**options: object) -> list[int]:
         return [int(record.value or b"") for record in store.read("t", **options)]
@@ -380,7 +381,12 @@ def test_the_life_of_a_topic(store: Store) -> None:
     assert store.topics() == ["u"]
     described = store.describe("u")
     assert (described.topic_id, described.created_ms) == (info.topic_id, info.created_ms)
-    assert [(p.start, p.end, p.records) for p in described.partitions] == [(0, 0, 0), (0, 1, 1), (0, 0, 0), (0, 1, 1)]
+    assert [(p.start, p.end, p.records) for p in described.partitions] == [
+        (0, 0, 0),
+        (0, 1, 1),
+        (0, 0, 0),
+        (0, 1, 1),
+    ]
     stats = store.stats("u")
     assert (stats.name, stats.partitions, stats.records) == ("u", 4, 2)
     store.append("u", b"v", partition=1)

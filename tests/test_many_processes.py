@@ -66,7 +66,9 @@ def writers_and_followers(store_dir: Path, seconds: float) -> None:
         for number in range(MANY)
     ]
     writers = [
-        start_worker(mode, store_dir, "t", f"w{number}", f"seconds={seconds}", *(["keyed=1"] if number else []))
+        start_worker(
+            mode, store_dir, "t", f"w{number}", f"seconds={seconds}", *(["keyed=1"] if number else [])
+        )
         for number, mode in enumerate(modes)
     ]
     for writer in writers:
@@ -84,7 +86,9 @@ def writers_and_followers(store_dir: Path, seconds: float) -> None:
         assert check_follower(follower, found) == total
     segments = sum(len(list((store_dir / "topics/t" / str(n)).glob("*.log"))) for n in range(partitions))
     assert segments > partitions, "nothing was rolled"
-    print(f"{MANY} writers, {MANY} followers: {total} records, {segments} segments, 0 lost, 0 twice, in order")
+    print(
+        f"{MANY} writers, {MANY} followers: {total} records, {segments} segments, 0 lost, 0 twice, in order"
+    )
 
 
 def test_eight_writers_and_eight_followers(store_dir: Path) -> None:
@@ -133,7 +137,9 @@ def test_a_writer_that_is_alive_goes_on_when_another_is_killed(store_dir: Path) 
 def test_partitions_added_in_a_race(store_dir: Path) -> None:
     made(store_dir)
     totals = [2, 3, 4, 5, 6, 7, 8, 8]
-    ended = at_once([("add_partitions", f"a{n}", f"partitions={total}") for n, total in enumerate(totals)], store_dir)
+    ended = at_once(
+        [("add_partitions", f"a{n}", f"partitions={total}") for n, total in enumerate(totals)], store_dir
+    )
     grown = []
     for running, total in zip(ended, totals, strict=True):
         if running.process.returncode == 0:
@@ -308,7 +314,9 @@ def copies(store_dir: Path, count: int) -> None:
     assert all(writer.killed() for writer in writers), [writer.errors() for writer in writers]
     with pspf.open(str(store_dir)) as store:
         total = check_records(check_store(store, "t", partitions), map(acknowledged, writers))
-    print(f"{count} copies of a live store, {seen} records in the last, {total} in the store at the end, 0 lost")
+    print(
+        f"{count} copies of a live store, {seen} records in the last, {total} in the store at the end, 0 lost"
+    )
 
 
 def test_a_live_store_copied_with_cp_and_opened_at_once(store_dir: Path) -> None:
@@ -331,4 +339,3 @@ def test_a_follower_that_waits_for_its_topic(store_dir: Path, pspf: Pspf) -> Non
     assert pspf("-s", store_dir, "append", "t", input=b"one\ntwo\n").returncode == 0
     assert follower.wait_for_lines(2) == ["one", "two"]
     follower.kill()
-

@@ -35,7 +35,13 @@ def store(store_dir: Path) -> Iterator[Store]:
 
 
 def put(store: Store, sequence: int | None, producer: str = "me", partition: int = 0) -> "tuple[int, bool]":
-    row = store.append("t", b"%s:%d" % (producer.encode(), sequence or 0), producer=producer, sequence=sequence, partition=partition)
+    row = store.append(
+        "t",
+        b"%s:%d" % (producer.encode(), sequence or 0),
+        producer=producer,
+        sequence=sequence,
+        partition=partition,
+    )
     return row.first, row.duplicate
 
 
@@ -47,7 +53,13 @@ def values(store: Store) -> list[bytes | None]:
 
 
 def test_a_repeat_is_recognised_and_gets_the_offset_it_had(store: Store) -> None:
-    assert [put(store, n) for n in (0, 1, 1, 0, 2)] == [(0, False), (1, False), (1, True), (0, True), (2, False)]
+    assert [put(store, n) for n in (0, 1, 1, 0, 2)] == [
+        (0, False),
+        (1, False),
+        (1, True),
+        (0, True),
+        (2, False),
+    ]
     assert values(store) == [b"me:0", b"me:1", b"me:2"]
 
 
@@ -371,7 +383,9 @@ def test_kill_in_the_middle_and_again_appends_each_line_once(
 
 def test_a_producer_that_is_in_use_is_busy(feeding: Feeding) -> None:
     read_end, write_end = os.pipe()
-    holder = start_command("holder", feeding.store_dir, "append", "--ack", "t", "--producer", "me", stdin=read_end)
+    holder = start_command(
+        "holder", feeding.store_dir, "append", "--ack", "t", "--producer", "me", stdin=read_end
+    )
     os.close(read_end)
     os.write(write_end, b"one\n")
     holder.wait_for_lines(1)
@@ -416,7 +430,16 @@ def test_producers_and_others_write_at_once(store_dir: Path) -> None:
     workers = [
         start_worker("sequence", store_dir, "t", "api", "total=300"),
         start_worker("batch", store_dir, "t", "plain", "total=2000"),
-        start_command("file", store_dir, "append", "--ack", "t", "--producer", "file", str(store_dir.parent / "file.txt")),
+        start_command(
+            "file",
+            store_dir,
+            "append",
+            "--ack",
+            "t",
+            "--producer",
+            "file",
+            str(store_dir.parent / "file.txt"),
+        ),
     ]
     assert [worker.wait() for worker in workers] == [0, 0, 0], [worker.errors() for worker in workers]
     with library.open(str(store_dir)) as store:

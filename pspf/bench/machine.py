@@ -94,8 +94,8 @@ class Disk:
         busy = os.getloadavg()[0]
         if busy > BUSY:
             said.append(
-                f"{busy:.1f} processes of others want to run (load average): figures are worse than this machine's, "
-                "and ratios less certain"
+                f"{busy:.1f} processes of others want to run (load average): "
+                "figures are worse than they could be, and ratios less certain"
             )
         if self.sync_us < 20:
             said.append("a sync this short reaches no disk: figures that are durable elsewhere are not, here")

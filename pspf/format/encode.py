@@ -230,6 +230,11 @@ def _finish(
     return Encoded(parts, count, count, flags, 0, 0, base, top)
 
 
+def headers_bytes(pairs: "Pairs") -> int:
+    """The bytes that a record's headers count towards its size: names and values."""
+    return sum(len(name.encode("utf-8", "surrogateescape")) + len(value or b"") for name, value in pairs) if pairs else 0
+
+
 def pack_headers(pairs: "Pairs") -> bytes:
     """Headers of one record: for each, u16 name length, name, u32 value length + 1 (0: null), value."""
     out = []

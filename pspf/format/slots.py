@@ -33,6 +33,8 @@ FLAG_LINKED = 4
 """The directory entries above the partition are known to be on stable storage."""
 FLAG_EPOCH_DUE = 16
 """Visible records were cut by a reader's recovery; the next writer begins a new leader epoch."""
+FLAG_ROLLING = 32
+"""In ``lock`` only: a roll has begun. Whoever finds it there holds the lock of one who died in it."""
 FLAG_DOUBT = 8
 """The end is in doubt; only ``repair`` may decide."""
 

@@ -66,7 +66,7 @@ class Segment:
 
 
 class PartitionFiles:
-    """Open descriptors of a partition: directory, ``lock`` and ``commit``."""
+    """Open descriptors of a partition: directory, ``commit``, and for writers ``lock``."""
 
     __slots__ = ("commit_fd", "dir_fd", "disk", "identity", "lock_fd", "topic_fold", "writable")
 
@@ -79,7 +79,8 @@ class PartitionFiles:
         self.lock_fd = self.commit_fd = -1
         flags = WRITE if writable else READ
         try:
-            self.lock_fd = self._open("lock", flags)
+            if writable:
+                self.lock_fd = self._open("lock", flags)
             self.commit_fd = self._open("commit", flags)
         except BaseException:
             self.close()
@@ -176,15 +177,19 @@ class PartitionFiles:
                     self.path_of(base),
                     "copy the store with: cp -a --reflink=auto",
                 )
-            block = self.disk.pread(fd, SEGMENT_HEADER_BYTES + 16, 0)
-            fault = segment_fault(block[:SEGMENT_HEADER_BYTES])
+            block = self.disk.pread(fd, SEGMENT_HEADER_BYTES, 0)
+            fault = segment_fault(block)
             if fault == "newer":
                 raise self.newer(segment_name(base))
-            if not fault:
-                header = parse_segment(block)
-                if header.base == base and header.topic_id == self.identity.topic_id:
-                    return Segment(fd, base, header, header.segment_id)
-            return Segment(fd, base, None, int.from_bytes(block[4096 + 8 : 4096 + 16], "little"))
+            if fault:
+                from pspf.log.scan import find_segment_id
+
+                return Segment(fd, base, None, find_segment_id(self.disk, fd, self.disk.size(fd)))
+            header = parse_segment(block)
+            me = self.identity
+            if header.base == base and header.topic_id == me.topic_id and header.partition == me.partition:
+                return Segment(fd, base, header, header.segment_id)
+            return Segment(fd, base, None, 0)  # whole, but another's: none of its batches may pass for ours
         except BaseException:
             self.disk.close(fd)
             raise

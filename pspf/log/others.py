@@ -2,20 +2,50 @@
 
 import pspf
 from pspf.format.segment import SEGMENT_HEADER_BYTES
-from pspf.format.slots import FLAG_DELETED, FLAG_LINKED, FLAG_POISONED, parse_lock
+from pspf.format.slots import FLAG_DELETED, FLAG_LINKED, FLAG_POISONED, FLAG_ROLLING, parse_lock
 from pspf.log.adopt import adopt
-from pspf.log.end import slot_of
+from pspf.log.end import End, lock_record, slot_of
 from pspf.log.poison import poison_locked
+from pspf.log.recovery import Recovery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pspf.errors
-    from pspf.format.slots import Commit
-    from pspf.log.writer import PartitionWriter
+    from collections.abc import Callable
 
+    import pspf.errors
+    from pspf.format.slots import Commit, LockRecord
+    from pspf.log.writer import PartitionWriter
 
 SYNC_COMMIT_ABOVE = 4 << 20
 """A close syncs ``commit`` after so many bytes; for less, what recovery would read again is not worth a sync."""
+
+
+def recover_end(writer: "PartitionWriter", tell: "Callable[[str], None] | None") -> "tuple[End, Commit]":
+    """Run recovery, and tell what it did."""
+    recovery = Recovery(writer.files, may_cut=True)
+    writer.report = recovery.report
+    try:
+        return recovery.run()
+    finally:
+        if tell is not None:
+            for note in recovery.report.notes:
+                tell(f"{writer.identity}: {note}")
+
+
+def end_of(writer: "PartitionWriter", record: "LockRecord") -> End:
+    """The end that a ``lock`` record names; opens its segment."""
+    segment = writer.files.open_segment(record.active_base, writable=True)
+    if segment is None:
+        raise pspf.errors.Damaged(
+            f"cannot append to {writer.identity}",
+            "the active segment is missing",
+            writer.files.path_of(record.active_base),
+            f"pspf verify {writer.identity.topic}",
+            path=writer.files.path_of(record.active_base),
+        )
+    end = End(segment)
+    writer.move(end, record)
+    return end
 
 
 def adopt_others(writer: "PartitionWriter", commit: "Commit") -> None:
@@ -60,22 +90,17 @@ def link(writer: "PartitionWriter", commit: "Commit") -> None:
 def refresh(writer: "PartitionWriter", raw: bytes) -> None:
     """Somebody else wrote the ``lock`` record since we last did: take it over."""
     record = parse_lock(raw)
-    if record is None:
-        raise pspf.errors.Damaged(
-            f"cannot append to {writer.identity}",
-            "its 'lock' record is damaged",
-            f"{writer.identity.path}/lock",
-            "end all writers; the next one to open it rebuilds the record",
-            path=f"{writer.identity.path}/lock",
-        )
-    if record.flags & FLAG_DELETED:
+    if record is not None and record.flags & FLAG_DELETED:
         raise writer.deleted()
+    if record is None or (record.flags & FLAG_ROLLING and record.generation == writer.generation):
+        retake(writer)
+        return
     if record.flags & FLAG_POISONED or record.generation != writer.generation:
         writer.poisoned = "seen by another process"
         raise writer.poisoned_error()
     if record.active_base != writer.end.segment.base:
         old = writer.end
-        new = writer.end_of(record)
+        new = end_of(writer, record)
         new.epoch = max(new.epoch, old.epoch)
         writer.end = new
         writer.retire(old.segment.fd)
@@ -89,6 +114,28 @@ def refresh(writer: "PartitionWriter", raw: bytes) -> None:
         return
     writer.move(writer.end, record)
     writer.record, writer.raw = record, raw
+
+
+def retake(writer: "PartitionWriter") -> None:
+    """Find the end anew: one who died in a roll, or damage, left a ``lock`` record that does not name it.
+
+    Recovery is safe beside living writers while the append lock is held: what they have written is whole.
+    """
+    commit = writer.files.read_commit()
+    if commit is not None and (commit.flags & FLAG_POISONED or commit.generation != writer.generation):
+        writer.poisoned = "seen by another process"
+        raise writer.poisoned_error()
+    recovery = Recovery(writer.files, may_cut=True)
+    end, slot = recovery.run()
+    writer.retire(writer.end.segment.fd)
+    writer.end = end
+    writer.take_commit(slot)
+    writer.forget_commit()
+    writer.record = lock_record(end, slot.generation, 0, 0)
+    raw = writer.record.encode()
+    writer.raw = b""
+    writer.files.disk.pwrite(writer.files.lock_fd, raw, 0)
+    writer.raw = raw
 
 
 def trim_zeros(writer: "PartitionWriter") -> None:

@@ -5,7 +5,7 @@ successor up to that one's base offset. What does not check is an error with fil
 behind it, from which reading can go on.
 """
 
-from pspf import errors
+import pspf
 from pspf.disk import real
 from pspf.format.batch import (
     FLAG_CONTROL,
@@ -22,6 +22,7 @@ from pspf.log.files import Identity, PartitionFiles, Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from collections.abc import Callable
 
     from pspf.disk.real import Disk
@@ -62,7 +63,7 @@ class PartitionReader:
         "_disk",
         "_files",
         "_forks",
-        "_limit_base",
+        "_limit",
         "_open_dir",
         "_segment",
         "_settle",
@@ -83,7 +84,7 @@ class PartitionReader:
         self._commit: "Commit | None" = None
         self._bases: "list[int]" = []
         self._chain: "int | None" = None
-        self._limit_base = -1
+        self._limit: "tuple[int, int] | None" = None
         self._forks = real.forks
         self.next_offset = 0
         self.position = 0
@@ -109,13 +110,17 @@ class PartitionReader:
 
     def _open(self) -> "PartitionFiles | None":
         if self._forks != real.forks:
-            raise errors.UseAfterFork(
+            raise pspf.errors.UseAfterFork(
                 f"cannot read {self.identity}", "it was opened before a fork", "", "open the store again in the child"
             )
         if self._files is None:
             dir_fd = self._open_dir()
             if dir_fd is None:
                 return None
+            if self._settle and not self._disk.exists("commit", dir_fd):
+                from pspf.log.settle import make_anew
+
+                make_anew(self._disk, self.identity, dir_fd)
             files = PartitionFiles(self._disk, self.identity, dir_fd, writable=False)
             self._files = files
             if self._settle:
@@ -133,7 +138,7 @@ class PartitionReader:
         if commit is None:
             commit = files.read_commit()  # a torn look at a slot that is being written
         if commit is None:
-            raise errors.Damaged(
+            raise pspf.errors.Damaged(
                 f"cannot read {self.identity}",
                 "both slots of 'commit' are damaged",
                 self.commit_path,
@@ -143,7 +148,7 @@ class PartitionReader:
                 offset=0,
             )
         if commit.flags & FLAG_DELETED:
-            raise errors.TopicDeleted(f"cannot read '{self.topic}'", "the topic was deleted")
+            raise pspf.errors.TopicDeleted(f"cannot read '{self.topic}'", "the topic was deleted")
         before = self._commit
         if before is not None and before.generation != commit.generation:
             self._drop_segment()
@@ -151,7 +156,7 @@ class PartitionReader:
                 self._commit = commit
                 lost = self.next_offset - commit.visible_offset
                 self.next_offset = commit.visible_offset
-                raise errors.RecordsTakenBack(
+                raise pspf.errors.RecordsTakenBack(
                     f"records of {self.identity} were taken back",
                     f"{lost} records that had been read were never on stable storage",
                     "",
@@ -186,6 +191,7 @@ class PartitionReader:
             self._disk.close(self._segment.fd)
             self._segment = None
         self._chain = None
+        self._limit = None
 
     def close(self) -> None:
         """Let go of all files."""
@@ -219,7 +225,7 @@ class PartitionReader:
         offset = self.next_offset
         if offset >= commit.active_base:
             base = commit.active_base
-            self._limit_base = -1
+            self._limit = None
         else:
             if not self._bases or self._bases[-1] != commit.active_base:
                 self._list()
@@ -234,8 +240,7 @@ class PartitionReader:
                     return self._enter(commit)
                 raise self._damaged("the segment that held it is missing", offset, 0, first)
             base = below[-1]
-            above = [b for b in self._bases if b > base]
-            self._limit_base = above[0] if above else -1
+            self._limit = None
         segment = files.open_segment(base)
         if segment is None:
             if base in self._bases and base != commit.active_base and base not in self._list():
@@ -261,11 +266,23 @@ class PartitionReader:
         """Byte and offset at which reading in this segment ends."""
         if segment.base == commit.active_base:
             return commit.visible_position, commit.visible_offset
-        if self._limit_base < 0:
+        if self._limit is None:
             self._list()
             above = [b for b in self._bases if b > segment.base]
-            self._limit_base = above[0] if above else commit.active_base
-        return self._disk.size(segment.fd), self._limit_base
+            base = above[0] if above else commit.active_base
+            self._limit = self._cut_of(segment, base), base
+        return self._limit
+
+    def _cut_of(self, segment: Segment, following: int) -> int:
+        """Where a segment ends that has a successor: that one says it. Behind a cut there may be bytes that never counted."""
+        assert self._files is not None
+        size = self._disk.size(segment.fd)
+        successor = self._files.open_segment(following)
+        if successor is None:
+            return size
+        self._disk.close(successor.fd)
+        header = successor.header
+        return min(header.prev_position, size) if header is not None and header.prev_base == segment.base else size
 
     def _find(self, segment: Segment, offset: int, commit: "Commit") -> None:
         from pspf.log.index import read_index
@@ -332,7 +349,7 @@ class PartitionReader:
                 if batches:
                     return batches
         except OSError as error:
-            raise errors.from_os(error, f"cannot read {self.identity}", self.identity.path) from error
+            raise pspf.errors.from_os(error, f"cannot read {self.identity}", self.identity.path) from error
 
     def _read_here(self, commit: "Commit", max_bytes: int) -> "list[RawBatch]":
         """Batches from the open segment; none when it was left for the next one."""
@@ -340,7 +357,7 @@ class PartitionReader:
         assert segment is not None
         end, end_offset = self._limits(segment, commit)
         start = self.position
-        if start >= end or self.next_offset >= end_offset:
+        if start >= end:
             return self._leave(segment, commit, end_offset)
         data = self._disk.pread(segment.fd, min(max_bytes, end - start), start)
         path = f"{self.identity.path}/{segment.name}"
@@ -365,8 +382,6 @@ class PartitionReader:
                     break  # first what is whole
                 return self._fail(segment, commit, fault, position, header, end, end_offset)
             assert header is not None
-            if header.base_offset >= end_offset and header.span:
-                break
             size = header.size
             self._chain = header.crc
             self.next_offset = max(self.next_offset, header.next_offset)
@@ -382,7 +397,7 @@ class PartitionReader:
 
     def _fault_of(self, header: Header, data: bytes, at: int, end_offset: int, commit: "Commit") -> str:
         if header.version > VERSION:
-            raise errors.NewerFormat(
+            raise pspf.errors.NewerFormat(
                 f"cannot read {self.identity}",
                 f"offset {header.base_offset} was written by a newer version of PSPF",
                 "",
@@ -392,9 +407,10 @@ class PartitionReader:
             return "the batch does not follow the one before it (chain mismatch)"
         if len(data) - at < header.size:
             return "the file ends inside a batch"
-        if self._chain is not None and header.base_offset != self.next_offset and header.next_offset > self.next_offset:
-            if header.base_offset > self.next_offset:
-                return f"the batch begins at offset {header.base_offset} instead of {self.next_offset}"
+        if header.base_offset > self.next_offset:
+            return f"the batch begins at offset {header.base_offset} instead of {self.next_offset}"
+        if header.next_offset > end_offset:
+            return f"the batch reaches beyond offset {end_offset}, where the segment ends"
         view = memoryview(data)
         if batch_crc_of(view[at : at + HEADER_BYTES], view[at + HEADER_BYTES : at + header.size]) != header.batch_crc:
             return "batch CRC mismatch"
@@ -417,7 +433,9 @@ class PartitionReader:
             self._drop_segment()
             return []
         resume = end_offset
-        if header is not None and fault == "batch CRC mismatch" and position + header.size <= end:
+        if header is not None and header.base_offset > self.next_offset:
+            resume = min(header.base_offset, end_offset)  # it is whole; what should come before it is missing
+        elif header is not None and fault == "batch CRC mismatch" and position + header.size <= end:
             resume = header.next_offset
         else:
             from pspf.log.scan import headers_behind
@@ -431,13 +449,13 @@ class PartitionReader:
                     resume = following[1].next_offset
         raise self._damaged(fault, segment.base, position, resume)
 
-    def _damaged(self, fault: str, base: int, position: int, resume: int) -> errors.Damaged:
+    def _damaged(self, fault: str, base: int, position: int, resume: int) -> "pspf.errors.Damaged":
         from pspf.format.segment import segment_name
 
         offset = self.next_offset
         path = f"{self.identity.path}/{segment_name(base)}"
         last = f" to {resume - 1}" if resume - 1 > offset else ""
-        return errors.Damaged(
+        return pspf.errors.Damaged(
             f"damage in {self.identity} at offset {offset}{last}",
             fault,
             f"{path} at byte {position}" if position else path,
@@ -456,7 +474,7 @@ class PartitionReader:
                 return self._fail(segment, commit, "the segment ends before its durable end", self.position, None, 0, commit.visible_offset)
             fresh = self._refresh()
             if fresh is not None and fresh.active_base != segment.base:
-                self._limit_base = -1
+                self._limit = None
             return []
         following = end_offset
         if self.next_offset < following:

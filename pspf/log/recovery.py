@@ -78,6 +78,9 @@ class Recovery:
 
     def _find_start(self) -> None:
         files, commit, note = self.files, self.commit, self.report.notes.append
+        if commit is not None and commit.flags & FLAG_POISONED:
+            # A heal may have got as far as its rename: the name must be on the disk before anybody relies on it.
+            self.disk.fsync(files.dir_fd)
         segment = files.open_segment(commit.active_base, writable=True) if commit is not None else None
         if segment is not None:
             assert commit is not None
@@ -128,16 +131,22 @@ class Recovery:
                 return
             # Something is wrong with the end of this segment. If another one comes behind it, it is no end at all.
             behind = [b for b in self.files.segment_bases() if b > self.end.segment.base]
-            if not behind or not self._follow(behind[0]):
+            if not any(self._follow(base, proven=True) for base in behind):
                 return
 
-    def _follow(self, base: int) -> bool:
-        """Go on in the segment that begins at ``base``, if there is one behind this one."""
+    def _follow(self, base: int, proven: bool = False) -> bool:
+        """Go on in the segment that begins at ``base``, if there is one behind this one.
+
+        :param proven: only if its header is whole, and ours; its name alone proves nothing.
+        """
         old = self.end.segment
         if base <= old.base:
             return False
         segment = self.files.open_segment(base, writable=True)
         if segment is None:
+            return False
+        if proven and segment.header is None:
+            self.disk.close(segment.fd)
             return False
         if base != self.end.offset:
             self.report.notes.append(f"records {self.end.offset} to {base - 1} are damaged or missing")
@@ -209,14 +218,17 @@ class Recovery:
             if files.identity.config.on_damage == "stop":
                 report.decision = DOUBT
                 slot = copy_slot(previous, flags=previous.flags | FLAG_DOUBT)
+                if commit is None:
+                    slot = slot_of(previous, end, slot.flags, previous.generation)
                 _write_slot(files, slot, sync=True)
                 return end, slot
         if decision == TORN or decision == DOUBT:
             report.unsettled = size - end.position
-        if decision == TORN and self.may_cut:
+        unusable = end.segment.header is None and not end.last
+        if decision == TORN and self.may_cut and not unusable:
             self._cut(size)
         self._adopt(previous)
-        if decision == LOST or (end.segment.header is None and not end.last):
+        if decision == LOST or unusable:
             # The slot names the new end durably before the successor gets its name: the next opener must look for it.
             offset = max(self.evidence, end.offset)
             _write_slot(files, slot_of(previous, end, previous.flags, previous.generation, offset), sync=True)

@@ -2,6 +2,7 @@
 
 from pspf.format.batch import NO_TABLE
 from pspf.format.segment import REASON_ROLL, segment_name
+from pspf.format.slots import FLAG_ROLLING
 from pspf.log.end import accept_first, end_of_new, lock_record, slot_of
 from pspf.log.poison import poison_locked
 from pspf.log.producers import table_batch
@@ -31,13 +32,18 @@ def roll(writer: "PartitionWriter") -> None:
     slot = slot_of(commit, end, commit.flags, commit.generation)
     disk.pwrite(files.commit_fd, slot.encode(), slot.place)
     writer.take_commit(slot)
+    # Should we die from here on, the living must not go on in the old segment beside a successor: the flag tells them
+    # to look for one. It is cleared by the record of the new segment, or by whoever finds it.
     writer.record.zeros_end = 0
+    writer.record.flags |= FLAG_ROLLING
+    writer.raw = b""
+    disk.pwrite(files.lock_fd, writer.record.encode(), 0)
     first = table_batch(writer) if end.producers != NO_TABLE else None
     try:
         segment = successor(files, end, end.offset, writer.generation, REASON_ROLL, first)
     except OSError as error:
         if not disk.exists(segment_name(end.offset), files.dir_fd):
-            raise  # no new name: the log is as it was
+            raise  # no new name: the log is as it was, and the next append finds the flag
         poison_locked(writer, error.strerror or "sync failed")
         raise writer.poisoned_error() from error
     new = writer.end = end_of_new(end, segment)
@@ -53,7 +59,8 @@ def roll(writer: "PartitionWriter") -> None:
         raise writer.poisoned_error() from error
     writer.take_commit(slot)
     writer.commit_unsynced = 0
-    fresh = lock_record(new, writer.generation, writer.record.flags, 0)
+    writer.forget_commit()
+    fresh = lock_record(new, writer.generation, 0, 0)
     writer.raw = fresh.encode()
     writer.record = fresh
     disk.pwrite(files.lock_fd, writer.raw, 0)

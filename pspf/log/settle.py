@@ -1,11 +1,14 @@
 """A reader that comes first after a crash finishes what it can: adopts and publishes, but never cuts."""
 
-from pspf.disk.real import WRITE
+from pspf import errors
+from pspf.disk.real import CREATE, WRITE
 from pspf.format.segment import SEGMENT_HEADER_BYTES
 from pspf.log.files import PartitionFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pspf.disk.real import Disk
+    from pspf.log.files import Identity
     from pspf.format.slots import Commit
 
 
@@ -22,11 +25,10 @@ def settle(files: PartitionFiles) -> int:
         return 0
     disk = files.disk
     try:
-        lock_fd = disk.open("lock", WRITE, files.dir_fd)
+        lock_fd = disk.open("lock", CREATE, files.dir_fd)
     except OSError:
         return max(behind, 0)  # a read-only store: up to the published end
     try:
-        from pspf import errors
         from pspf.log.end import lock_record
         from pspf.log.recovery import Recovery
 
@@ -53,6 +55,14 @@ def settle(files: PartitionFiles) -> int:
         return max(behind, 0)
     finally:
         disk.close(lock_fd)
+
+
+def make_anew(disk: "Disk", identity: "Identity", dir_fd: int) -> None:
+    """Put an empty ``commit`` where there is none, for :func:`settle` to fill; it is derived, like ``lock``."""
+    try:
+        disk.close(disk.open("commit", CREATE, dir_fd))
+    except OSError as error:
+        raise errors.from_os(error, f"cannot read {identity}", f"{identity.path}/commit") from None
 
 
 def _behind(files: PartitionFiles, commit: "Commit | None") -> int:

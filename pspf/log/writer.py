@@ -22,6 +22,7 @@ from pspf.format.slots import (
     FLAG_DOUBT,
     FLAG_LINKED,
     FLAG_POISONED,
+    FLAG_ROLLING,
     SLOT_BYTES,
     Commit,
     LockRecord,
@@ -126,7 +127,10 @@ class PartitionWriter:
         self._zeros_off = not identity.config.preallocate or self.durability != "sync"
         self.producers: "ProducerState | None" = None
         self.report: "Report | None" = None
-        self.files = PartitionFiles(disk, identity, dir_fd, writable=True)
+        try:
+            self.files = PartitionFiles(disk, identity, dir_fd, writable=True)
+        except OSError as error:
+            raise pspf.errors.from_os(error, f"cannot open {identity} for appending", identity.path) from error
         try:
             self._open(tell)
         except OSError as error:
@@ -149,32 +153,35 @@ class PartitionWriter:
                 raise self.deleted()
             zeros_end = 0
             flags = commit.flags if commit is not None else 0
-            if record is not None and not alone:
+            if record is not None and commit is not None and not alone and record.generation == commit.generation:
                 flags |= record.flags  # flagged by one who died before it reached ``commit``
             if commit is not None and flags & FLAG_POISONED:
                 from pspf.log.recovery import heal
 
                 end, commit = heal(files, commit, tell)
                 fresh = lock_record(end, commit.generation, 0, 0)
-            elif alone:
-                settled = self._settled_end(commit)
+            elif (
+                alone
+                or commit is None
+                or record is None
+                or record.flags & FLAG_ROLLING
+                or record.generation != commit.generation
+            ):
+                # Nobody else has it open, or one who died left a record that does not name the end.
+                settled = self._settled_end(commit) if alone else None
                 if settled is not None and commit is not None:
                     end = settled
                 else:
-                    end, commit = self._recover(tell)
-                    if self.report is not None and self.report.decision == "clean":
+                    from pspf.log.others import recover_end
+
+                    end, commit = recover_end(self, tell)
+                    if alone and self.report is not None and self.report.decision == "clean":
                         zeros_end = disk.size(end.segment.fd)
                 fresh = lock_record(end, commit.generation, 0, zeros_end)
             else:
-                if commit is None or record is None:
-                    raise pspf.errors.Damaged(
-                        f"cannot open {self.identity} for appending",
-                        "its 'commit' or 'lock' file is damaged while other writers have it open",
-                        self.identity.path,
-                        "end the other writers; the next one to open it rebuilds them",
-                        path=self.identity.path,
-                    )
-                end = self.end_of(record)
+                from pspf.log.others import end_of
+
+                end = end_of(self, record)
                 fresh = record
             self.end = end
             self.take_commit(commit)
@@ -214,18 +221,6 @@ class PartitionWriter:
         disk.close(segment.fd)
         return None
 
-    def _recover(self, tell: "Callable[[str], None] | None") -> "tuple[End, Commit]":
-        from pspf.log.recovery import Recovery
-
-        recovery = Recovery(self.files, may_cut=True)
-        self.report = recovery.report
-        try:
-            return recovery.run()
-        finally:
-            if tell is not None:
-                for note in recovery.report.notes:
-                    tell(f"{self.identity}: {note}")
-
     def publish_slot(self, slot: Commit, old: Commit) -> None:
         """Write ``slot``, keeping what ``old`` says about the ends."""
         for name in ("active_base", "visible_offset", "durable_offset", "visible_position", "durable_position", "durable_last"):
@@ -237,21 +232,6 @@ class PartitionWriter:
         self.durable_position = commit.durable_position
         self.generation = commit.generation
         self._doubt = bool(commit.flags & FLAG_DOUBT)
-
-    def end_of(self, record: LockRecord) -> End:
-        """The end that a ``lock`` record names; opens its segment."""
-        segment = self.files.open_segment(record.active_base, writable=True)
-        if segment is None:
-            raise pspf.errors.Damaged(
-                f"cannot append to {self.identity}",
-                "the active segment is missing",
-                self.files.path_of(record.active_base),
-                f"pspf verify {self.identity.topic}",
-                path=self.files.path_of(record.active_base),
-            )
-        end = End(segment)
-        self.move(end, record)
-        return end
 
     @staticmethod
     def move(end: End, record: LockRecord) -> None:
@@ -495,6 +475,10 @@ class PartitionWriter:
             raise self.poisoned_error()
         self._commit, self._commit_raw = commit, raw
         return commit
+
+    def forget_commit(self) -> None:
+        """What this handle remembers of ``commit`` no longer holds."""
+        self._commit, self._commit_raw = None, b""
 
     def _publish(self, slot: Commit) -> None:
         """Write a slot behind :meth:`current_commit`, and remember what the file holds now."""

@@ -7,11 +7,12 @@ modules that select, merge and format: starting is part of the price of each ``c
 
 from os import isatty, write, writev
 
-from pspf import errors
+import pspf
 from pspf.format.batch import FLAG_LINES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from collections.abc import Callable
 
     from pspf.log.reader import PartitionReader
@@ -61,7 +62,7 @@ class EmitReport:
 
     def __init__(self) -> None:
         self.records = 0
-        self.damage: "list[errors.Damaged]" = []
+        self.damage: "list[pspf.errors.Damaged]" = []
 
 
 class Output:
@@ -111,7 +112,7 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise errors.from_os(error, "cannot write the output") from error
+            raise pspf.errors.from_os(error, "cannot write the output") from error
 
     def _wait_writable(self) -> None:
         """Somebody made the descriptor non-blocking, usually a parent for its own sake: it is shared."""
@@ -197,7 +198,7 @@ def emit(
             report.records += chunk.count
             if follow and not stream.ready:
                 output.flush()  # before looking for more
-    except errors.Error:
+    except pspf.errors.Error:
         output.flush()
         raise
     finally:
@@ -223,13 +224,13 @@ def _copy_lines(reader: "PartitionReader", output: Output, null: bytes, report: 
                     values = [null if value is None else value for value in columns.values()]
                     output.add(b"\n".join(values) + b"\n")
                 report.records += raw.header.count
-    except errors.Damaged as error:
+    except pspf.errors.Damaged as error:
         report.damage.append(error)
     except ValueError as error:
         from pspf.store.merge import bad_columns
 
         report.damage.append(bad_columns(raw, reader.partition, error))
-    except errors.Error:
+    except pspf.errors.Error:
         output.flush()
         raise
     output.flush()

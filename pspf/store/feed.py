@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pspf.store.store import Store
     from pspf.store.topics import Topic
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 960 << 10
+"""With its columns a batch of lines then fits the megabyte that readers take at a time."""
 _SET_PIPE_SIZE = 1031
 _STOP_POLL_MS = 200
 _SYNC_BEHIND = UNSYNCED_LIMIT // 2
@@ -142,18 +143,86 @@ class FeedReport:
         self.interrupted = False
 
 
+class SyncBehind:
+    """Acknowledges batches beside the encoding and writing of the next ones.
+
+    At most one sync is under way, of what was written before it began, so that no more than ``UNSYNCED_LIMIT`` is unsynced.
+
+    :param on_batch: told about each batch once it is acknowledged, by the thread that calls.
+    """
+
+    __slots__ = ("_failure", "_last", "_on_batch", "_ready", "_running", "_telling", "_under_way", "_unsynced")
+
+    def __init__(self, on_batch: "Callable[[Appended], None] | None" = None) -> None:
+        self._on_batch = on_batch
+        self._last: "dict[PartitionWriter, Placed]" = {}
+        self._ready: "list[Appended]" = []
+        self._unsynced = 0
+        self._running = allocate_lock()
+        self._under_way: "dict[PartitionWriter, Placed]" = {}
+        self._telling: "list[Appended]" = []
+        self._failure: "BaseException | None" = None
+
+    def add(self, writer: "PartitionWriter", placed: "Placed", size: int, told: "Appended | None" = None) -> None:
+        """A batch of ``size`` bytes was written; ``told`` is passed on when it is acknowledged."""
+        self._last[writer] = placed
+        if told is not None:
+            self._ready.append(told)
+        self._unsynced += size
+        if self._unsynced >= _SYNC_BEHIND:
+            self._join()
+            self._under_way, self._last = self._last, {}
+            self._telling, self._ready = self._ready, []
+            self._unsynced = 0
+            self._running.acquire()
+            start_new_thread(self._acknowledge, ())
+
+    def _acknowledge(self) -> None:
+        try:
+            for writer, placed in self._under_way.items():
+                writer.acknowledge(placed)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._running.release()
+
+    def _join(self) -> None:
+        """Wait for the sync that is under way, and tell what it acknowledged."""
+        with self._running:
+            pass
+        telling, self._telling = self._telling, []
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        self._tell(telling)
+
+    def _tell(self, telling: "list[Appended]") -> None:
+        if self._on_batch is not None:
+            for appended in telling:
+                self._on_batch(appended)
+
+    def settle(self) -> None:
+        """Return when everything that was added is acknowledged.
+
+        :raises pspf.errors.Error: some of it could not be.
+        """
+        self._join()
+        written, self._last = self._last, {}
+        telling, self._ready = self._ready, []
+        self._unsynced = 0
+        for writer, placed in written.items():
+            writer.acknowledge(placed)
+        self._tell(telling)
+
+
 class Feed:
     """One run: sources in, batches out. ``stop`` is asked between reads; true ends the input there."""
 
     __slots__ = (
-        "_failure",
-        "_last",
-        "_ready",
-        "_running",
-        "_telling",
+        "_behind",
+        "_line",
+        "_name",
         "_topic",
-        "_under_way",
-        "_unsynced",
         "compress",
         "intake",
         "on_batch",
@@ -180,13 +249,9 @@ class Feed:
         self.stop = stop
         self.report = FeedReport()
         self.compress = topic.config.compression == "zstd"
-        self._last: "dict[int, tuple[PartitionWriter, Placed]]" = {}
-        self._ready: "list[Appended]" = []
-        self._unsynced = 0
-        self._running = allocate_lock()
-        self._under_way: "dict[int, tuple[PartitionWriter, Placed]]" = {}
-        self._telling: "list[Appended]" = []
-        self._failure: "BaseException | None" = None
+        self._name = ""
+        self._line = 0
+        self._behind = SyncBehind(on_batch)
         self.intake: "Intake | None" = None
 
     # -- batches
@@ -198,63 +263,20 @@ class Feed:
         placed = writer.write(encoded, expect, check)
         if expect is not None:
             self.options.expect_offset = placed.last + 1
-        self._last[partition] = writer, placed
         if placed.duplicate:
             self.report.duplicates += encoded.count
         else:
             self.report.records += encoded.count
+        told = None
         if encoded.count and self.on_batch is not None:
-            self._ready.append(
-                Appended(
-                    self.topic_name, partition, placed.first, placed.last, writer.durability, placed.duplicate
-                )
+            told = Appended(
+                self.topic_name, partition, placed.first, placed.last, writer.durability, placed.duplicate
             )
-        self._unsynced += encoded.body_length
-        if self._unsynced >= _SYNC_BEHIND:
-            self._sync_behind()
-
-    def _sync_behind(self) -> None:
-        """Make what was written durable while the next batches are encoded; at most one such sync is under way."""
-        self._join()
-        self._under_way, self._last = self._last, {}
-        self._telling, self._ready = self._ready, []
-        self._unsynced = 0
-        self._running.acquire()
-        start_new_thread(self._acknowledge, ())
-
-    def _acknowledge(self) -> None:
-        try:
-            for writer, placed in self._under_way.values():
-                writer.acknowledge(placed)
-        except BaseException as error:
-            self._failure = error
-        finally:
-            self._running.release()
-
-    def _join(self) -> None:
-        """Wait for the sync that is under way, and tell what it acknowledged."""
-        with self._running:
-            pass
-        telling, self._telling = self._telling, []
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-        self._tell(telling)
-
-    def _tell(self, telling: "list[Appended]") -> None:
-        if self.on_batch is not None:
-            for appended in telling:
-                self.on_batch(appended)
+        self._behind.add(writer, placed, encoded.body_length, told)
 
     def settle(self) -> None:
         """Make everything that was written as durable as asked, and tell about it."""
-        self._join()
-        written, self._last = self._last, {}
-        telling, self._ready = self._ready, []
-        self._unsynced = 0
-        for writer, placed in written.values():
-            writer.acknowledge(placed)
-        self._tell(telling)
+        self._behind.settle()
 
     # -- sources
 
@@ -375,11 +397,16 @@ class Feed:
         region = data if end == len(data) else data[:end]
         lines = region.split(b"\n")
         lines.pop()
-        limit = self._topic.config.max_record_bytes
-        if end > limit:
-            largest = max(map(len, lines))
-            if largest > limit:
-                return self._up_to_large(region, lines, limit, name)
+        if name != self._name:
+            self._name, self._line = name, 0
+        if end > self._topic.config.max_record_bytes and max(map(len, lines)) > self._topic.config.max_record_bytes:
+            self._around_large(region, lines)
+        else:
+            self._put_lines(region, lines)
+        self._line += len(lines)
+        return end
+
+    def _put_lines(self, region: bytes, lines: "list[bytes]") -> None:
         timestamp = self.options.timestamp_ms
         if timestamp is None:
             timestamp = self.store.disk.now_ns() // 1_000_000
@@ -387,21 +414,24 @@ class Feed:
         if partition is None:
             partition = self.store.place(self._topic, None)
         self.put(partition, encode_lines(region, lines, timestamp, self.compress))
-        return end
 
-    def _up_to_large(self, region: bytes, lines: "list[bytes]", limit: int, name: str) -> int:
-        """Lines up to the first that is too large; then it is an error, or left out."""
-        number = next(i for i, line in enumerate(lines) if len(line) > limit)
-        start = sum(map(len, lines[:number])) + number
-        if number:
-            self._lines(region[:start], False, name)
-        if not self.options.skip_invalid:
-            raise self.too_large(len(lines[number]), f"{name}, line {self.report.records + 1}")
-        self.report.invalid += 1
-        end = start + len(lines[number]) + 1
-        if end < len(region):
-            self._lines(region[end:], False, name)
-        return len(region)
+    def _around_large(self, region: bytes, lines: "list[bytes]") -> None:
+        """The lines between those that are too large; the first of them is an error, unless they are left out."""
+        limit = self._topic.config.max_record_bytes
+        start = first = at = 0
+        for number, line in enumerate([*lines, b""]):
+            if number < len(lines) and len(line) <= limit:
+                at += len(line) + 1
+                continue
+            if number > first:
+                self._put_lines(region[start:at], lines[first:number])
+            if number == len(lines):
+                return
+            if not self.options.skip_invalid:
+                raise self.too_large(len(line), f"{self._name}, line {self._line + number + 1}")
+            self.report.invalid += 1
+            at += len(line) + 1
+            start, first = at, number + 1
 
 
 def counted(records: int) -> str:
@@ -424,7 +454,7 @@ def _grow_pipe(fd: int) -> None:
     try:
         from fcntl import fcntl
 
-        fcntl(fd, _SET_PIPE_SIZE, CHUNK_BYTES)
+        fcntl(fd, _SET_PIPE_SIZE, 1 << 20)
     except OSError:
         pass  # no pipe, or above the user's limit
 

@@ -29,7 +29,7 @@ def init_store(
     from pspf.store.open import open_store
 
     disk = disk or Disk()
-    path = os.path.abspath(path)
+    path = os.path.abspath(os.fspath(path))
     if not create_store(disk, path, shared, force):
         raise errors.Exists("cannot make a store", "there is one already", path)
     store = open_store(path, create=False, disk=disk)

@@ -1,12 +1,13 @@
 """Input that is not taken as it is: keys, envelopes, whole files, times out of values, and inputs that can be resumed."""
 
-from pspf import errors
+import pspf
 from pspf.format.batch import FLAG_CONTROL, KIND_GAP, Encoded
-from pspf.format.encode import encode_records
+from pspf.format.encode import encode_records, headers_bytes
 from pspf.format.crc import crc32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from pspf.format.columns import Pairs
     from pspf.store.feed import Feed
     from pspf.store.resume import Resume
@@ -114,7 +115,7 @@ class Intake:
 
     def _parse(
         self, pieces: "list[bytes]", start: int, tail: int, end: int
-    ) -> "tuple[list[Item], errors.Error | None]":
+    ) -> "tuple[list[Item], pspf.errors.Error | None]":
         """Records out of pieces, up to the first malformed one, and the error for that."""
         options, items = self._options, []
         parse = self._envelope if options.json else self._plain
@@ -127,21 +128,21 @@ class Intake:
             at = after
             try:
                 parse(item, piece)
-                size = len(item.value or b"") + len(item.key or b"")
+                size = len(item.value or b"") + len(item.key or b"") + headers_bytes(item.headers)
                 if size > limit:
-                    raise errors.RecordTooLarge(
+                    raise pspf.errors.RecordTooLarge(
                         f"cannot append to '{self._topic.name}'",
                         f"a record of {size} bytes is above max_record_bytes ({limit})",
                         self._where(item),
                         f"pspf topic alter {self._topic.name} --max-record-bytes {size}",
                     )
-            except (Invalid, ValueError, errors.RecordTooLarge) as error:
+            except (Invalid, ValueError, pspf.errors.RecordTooLarge) as error:
                 if options.skip_invalid:
                     self._feed.report.invalid += 1
                     continue
-                if isinstance(error, errors.RecordTooLarge):
+                if isinstance(error, pspf.errors.RecordTooLarge):
                     return items, error
-                return items, errors.Malformed(
+                return items, pspf.errors.Malformed(
                     f"malformed input for '{self._topic.name}'",
                     str(error),
                     self._where(item),
@@ -213,7 +214,7 @@ class Intake:
 
             try:
                 found = parse_time(found)
-            except errors.Usage:
+            except pspf.errors.Usage:
                 raise Invalid(f"the field {path} is not a time: {ascii(found)}") from None
         if not -(1 << 63) <= found < 1 << 63:
             raise Invalid(f"the field {path} is out of range")
@@ -234,8 +235,17 @@ class Intake:
 
     def _put_now(self, items: "list[Item]", position: int, crc: int) -> None:
         by_partition: "dict[int, list[Item]]" = {}
+        ends: "dict[int, int]" = {}
+        fault: "pspf.errors.Error | None" = None
         for item in items:
-            by_partition.setdefault(self._place(item), []).append(item)
+            try:
+                partition = self._place(item)
+                if self._options.preserve:
+                    self._keep_offset(item, partition, ends)
+            except pspf.errors.Error as error:
+                fault = error  # what came before it is appended all the same
+                break
+            by_partition.setdefault(partition, []).append(item)
         for partition, chosen in sorted(by_partition.items()):
             check = None
             if self._resume is not None:
@@ -244,6 +254,26 @@ class Intake:
                 self._put_preserved(partition, chosen)
             else:
                 self._feed.put(partition, self._encode(chosen), check)
+        if fault is not None:
+            raise fault
+
+    def _keep_offset(self, item: Item, partition: int, ends: "dict[int, int]") -> None:
+        """Settle which offset a record keeps; it must lie behind everything in its partition."""
+        end = ends.get(partition)
+        if end is None:
+            self._feed.settle()
+            writer = self._feed.store.partition_writer(self._topic, partition, self._options.durability)
+            end = writer.refreshed_end()
+        if item.offset is None:
+            item.offset = end
+        if item.offset < end:
+            raise pspf.errors.Malformed(
+                f"cannot keep offset {item.offset} in {self._topic.name}/{partition}",
+                f"the log already reaches to {end - 1}",
+                self._where(item),
+                "append without --preserve, or to an empty topic",
+            )
+        ends[partition] = item.offset + 1
 
     def _place(self, item: Item) -> int:
         if self._options.partition is not None:
@@ -272,33 +302,15 @@ class Intake:
     def _put_preserved(self, partition: int, items: "list[Item]") -> None:
         """Records at the offsets they had. Where the log ends before the first, a gap is recorded."""
         feed = self._feed
-        feed.settle()
         writer = feed.store.partition_writer(self._topic, partition, self._options.durability)
-        offsets = []
-        end = writer.refreshed_end()
-        last = end - 1
-        for item in items:
-            offset = item.offset if item.offset is not None else last + 1
-            if offset <= last:
-                raise errors.Malformed(
-                    f"cannot keep offset {offset} in {writer.identity}",
-                    f"the log already reaches to {last}",
-                    self._where(item),
-                    "append without --preserve, or to an empty topic",
-                )
-            offsets.append(offset)
-            last = offset
-        base = offsets[0]
+        offsets = [item.offset or 0 for item in items]
+        end, base = writer.refreshed_end(), offsets[0]
         while end < base:
             span = min(base - end, _MAX_GAP)
-            body = b"offsets kept by --preserve"
-            gap = Encoded([body], 0, span, FLAG_CONTROL, KIND_GAP)
+            gap = Encoded([b"offsets kept by --preserve"], 0, span, FLAG_CONTROL, KIND_GAP)
             feed.options.expect_offset = end
             feed.put(partition, gap)
             end += span
         feed.options.expect_offset = base
         feed.put(partition, self._encode(items, [o - base for o in offsets]))
         feed.options.expect_offset = None
-
-
-

@@ -26,7 +26,7 @@ def create_topic(store: "Store", name: str, config: "TopicConfig | None" = None)
     disk, topics_fd = store.disk, store.topics_fd
     store.writable(f"create topic '{name}'")
     try:
-        disk.lock(topics_fd)
+        store.lock_names()
         try:
             _finish_leftovers(store)
             if _there(store, name):
@@ -50,7 +50,7 @@ def create_topic(store: "Store", name: str, config: "TopicConfig | None" = None)
             disk.rename(temporary, name, topics_fd)
             disk.fsync(topics_fd)
         finally:
-            disk.unlock(topics_fd)
+            store.unlock_names()
     except OSError as error:
         raise errors.from_os(error, f"cannot create topic '{name}'", f"{store.path}/topics/{name}") from error
 
@@ -85,7 +85,7 @@ def alter_topic(store: "Store", name: str, changes: "dict[str, object]") -> Topi
     :raises pspf.errors.BadConfig: a setting or value that does not exist, or fewer partitions.
     """
     store.writable(f"alter topic '{name}'")
-    store.disk.lock(store.topics_fd)
+    store.lock_names()
     try:
         store.forget(name)
         topic = store.topic(name)
@@ -100,7 +100,7 @@ def alter_topic(store: "Store", name: str, changes: "dict[str, object]") -> Topi
         _rewrite(store, topic, config)
         return config
     finally:
-        store.disk.unlock(store.topics_fd)
+        store.unlock_names()
 
 
 def alter_topic_from(store: "Store", name: str, path: str) -> TopicConfig:
@@ -120,7 +120,7 @@ def alter_topic_from(store: "Store", name: str, path: str) -> TopicConfig:
     except BadSettings as error:
         raise errors.Malformed(f"cannot alter topic '{name}'", str(error), path) from None
     disk = store.disk
-    disk.lock(store.topics_fd)
+    store.lock_names()
     try:
         store.forget(name)
         try:
@@ -143,7 +143,7 @@ def alter_topic_from(store: "Store", name: str, path: str) -> TopicConfig:
             disk.close(dir_fd)
         return config
     finally:
-        disk.unlock(store.topics_fd)
+        store.unlock_names()
 
 
 def _settings_of_log(store: "Store", dir_fd: int) -> "dict[str, str | int | bool]":
@@ -161,7 +161,7 @@ def rename_topic(store: "Store", old: str, new: str) -> None:
     check_name(new)
     store.writable(f"rename topic '{old}'")
     disk = store.disk
-    disk.lock(store.topics_fd)
+    store.lock_names()
     try:
         topic = store.topic(old)
         if _there(store, new):
@@ -175,7 +175,7 @@ def rename_topic(store: "Store", old: str, new: str) -> None:
     except OSError as error:
         raise errors.from_os(error, f"cannot rename topic '{old}'", f"{store.path}/topics/{old}") from error
     finally:
-        disk.unlock(store.topics_fd)
+        store.unlock_names()
 
 
 def delete_topic(store: "Store", name: str) -> None:
@@ -186,7 +186,7 @@ def delete_topic(store: "Store", name: str) -> None:
     """
     store.writable(f"delete topic '{name}'")
     disk = store.disk
-    disk.lock(store.topics_fd)
+    store.lock_names()
     try:
         check_name(name)
         if not _there(store, name):
@@ -200,7 +200,7 @@ def delete_topic(store: "Store", name: str) -> None:
     except OSError as error:
         raise errors.from_os(error, f"cannot delete topic '{name}'", f"{store.path}/topics/{name}") from error
     finally:
-        disk.unlock(store.topics_fd)
+        store.unlock_names()
 
 
 def _flag_deleted(store: "Store", directory: str) -> None:

@@ -104,7 +104,7 @@ class TopicView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.store.disk.close(self.topic.dir_fd)
+        """Nothing: a topic closes its directory when nobody holds it any more."""
 
     def existing(self) -> "list[int]":
         """Numbers of the partitions that were ever appended to, ascending."""

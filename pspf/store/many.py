@@ -1,19 +1,25 @@
 """Append many records in one call: split by partition, written a batch each, synced together at the end."""
 
+from bisect import bisect_left
+from itertools import accumulate
+
 from pspf import errors
-from pspf.format.encode import encode_records
+from pspf.format.encode import encode_records, headers_bytes
 from pspf.model import Appended
+from pspf.store.feed import CHUNK_BYTES, SyncBehind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeVar
 
     from pspf.format.columns import Pairs
-    from pspf.log.writer import PartitionWriter, Placed
     from pspf.store.store import Store
     from pspf.store.topics import Topic
 
-BATCH_BYTES = 1 << 20
+    T = TypeVar("T")
+
+BATCH_BYTES = CHUNK_BYTES
 
 
 def append_many(
@@ -30,54 +36,72 @@ def append_many(
 ) -> "list[Appended]":
     """See :meth:`pspf.store.store.Store.append_many`; without ``shared_headers`` there is one list for each record."""
     topic, _ = store.ensure_topic(name, create)
-    if not values:
+    count = len(values)
+    if not count:
         return []
-    if keys is not None and len(keys) != len(values):
-        raise errors.Usage(f"cannot append to '{name}'", f"{len(keys)} keys for {len(values)} values")
-    check_sizes(topic, values, keys)
+    if keys is not None and len(keys) != count:
+        raise errors.Usage(f"cannot append to '{name}'", f"{len(keys)} keys for {count} values")
     if timestamps_ms is None:
         timestamps_ms = store.disk.now_ns() // 1_000_000
-    written: "list[tuple[PartitionWriter, int, Placed]]" = []
+    elif not isinstance(timestamps_ms, int) and len(timestamps_ms) != count:
+        raise errors.Usage(f"cannot append to '{name}'", f"{len(timestamps_ms)} timestamps for {count} values")
+    sizes = checked_sizes(topic, values, keys, headers, shared_headers)
+    compress = topic.config.compression == "zstd"
+    behind = SyncBehind()
+    rows = []
     for place, wanted in _split(store, topic, values, keys, partition):
-        for chunk in _chunks(values, keys, wanted):
-            picked_keys = None if keys is None else [keys[i] for i in chunk]
-            times = timestamps_ms if isinstance(timestamps_ms, int) else [timestamps_ms[i] for i in chunk]
-            picked = values if len(chunk) == len(values) else [values[i] for i in chunk]
-            picked_headers = headers if shared_headers or not headers else [headers[i] for i in chunk]
+        for chunk in _chunks(sizes, wanted):
             encoded = encode_records(
-                picked, picked_keys, times, picked_headers or None, topic.config.compression == "zstd", shared_headers
+                _pick(values, chunk),
+                None if keys is None else _pick(keys, chunk),
+                timestamps_ms if isinstance(timestamps_ms, int) else _pick(timestamps_ms, chunk),
+                (headers if shared_headers or not headers else _pick(headers, chunk)) or None,  # type: ignore[arg-type]
+                compress,
+                shared_headers,
             )
             writer = store.partition_writer(topic, place, durability)
             placed = writer.write(encoded)
-            if placed.unsynced > 4 << 20:
-                writer.acknowledge(placed)
-            written.append((writer, place, placed))
-    last = {place: (writer, placed) for writer, place, placed in written}
-    for writer, placed in last.values():
-        writer.acknowledge(placed)
-    return [Appended(name, place, p.first, p.last, w.durability, p.duplicate) for w, place, p in written]
+            behind.add(writer, placed, encoded.body_length)
+            rows.append(Appended(name, place, placed.first, placed.last, writer.durability, placed.duplicate))
+    behind.settle()
+    return rows
 
 
-def check_sizes(topic: "Topic", values: "Sequence[bytes | None]", keys: "Sequence[bytes | None] | None") -> None:
-    """Refuse a record above the topic's ``max_record_bytes`` before anything is written."""
+def _pick(column: "Sequence[T]", chosen: "Sequence[int]") -> "Sequence[T]":
+    if isinstance(chosen, range):
+        return column if len(chosen) == len(column) else column[chosen.start : chosen.stop]
+    return [column[i] for i in chosen]
+
+
+def checked_sizes(
+    topic: "Topic",
+    values: "Sequence[bytes | None]",
+    keys: "Sequence[bytes | None] | None",
+    headers: "Sequence[Pairs] | Pairs" = (),
+    shared_headers: bool = True,
+) -> "list[int]":
+    """The size of each record; one above the topic's ``max_record_bytes`` is refused before anything is written."""
     limit = topic.config.max_record_bytes
     try:
-        largest = max(map(len, values))  # type: ignore[arg-type]
+        sizes = list(map(len, values))  # type: ignore[arg-type]
     except TypeError:
-        largest = max(len(v or b"") for v in values)
+        sizes = [len(v or b"") for v in values]
     if keys is not None:
-        largest += max(len(k or b"") for k in keys)
-    if largest <= limit:
-        return
-    for number, value in enumerate(values):
-        size = len(value or b"") + (len(keys[number] or b"") if keys is not None else 0)
-        if size > limit:
-            raise errors.RecordTooLarge(
-                f"cannot append to '{topic.name}'",
-                f"record {number} of the call has {size} bytes, above max_record_bytes ({limit})",
-                "",
-                f"pspf topic alter {topic.name} --max-record-bytes {size}",
-            )
+        sizes = [n + len(k) if k is not None else n for n, k in zip(sizes, keys, strict=True)]
+    if headers and shared_headers:
+        more = headers_bytes(headers)  # type: ignore[arg-type]
+        sizes = [n + more for n in sizes]
+    elif headers:
+        sizes = [n + headers_bytes(h) for n, h in zip(sizes, headers, strict=True)]  # type: ignore[arg-type]
+    if max(sizes) > limit:
+        number = next(i for i, n in enumerate(sizes) if n > limit)
+        raise errors.RecordTooLarge(
+            f"cannot append to '{topic.name}'",
+            f"record {number} of the call has {sizes[number]} bytes, above max_record_bytes ({limit})",
+            "",
+            f"pspf topic alter {topic.name} --max-record-bytes {sizes[number]}",
+        )
+    return sizes
 
 
 def _split(
@@ -98,22 +122,14 @@ def _split(
     return sorted(by_partition.items())
 
 
-def _chunks(
-    values: "Sequence[bytes | None]", keys: "Sequence[bytes | None] | None", wanted: "Sequence[int]"
-) -> "list[Sequence[int]]":
-    """Cut a run of records into batches of about 1 MiB."""
-    total = sum(len(values[i] or b"") for i in wanted)
-    if keys is not None:
-        total += sum(len(keys[i] or b"") for i in wanted)
-    if total <= BATCH_BYTES:
-        return [wanted]
+def _chunks(sizes: "list[int]", wanted: "Sequence[int]") -> "list[Sequence[int]]":
+    """Cut a run of records into batches of about a megabyte."""
+    picked = sizes if len(wanted) == len(sizes) else [sizes[i] for i in wanted]
+    ends = list(accumulate(picked))
     chunks: "list[Sequence[int]]" = []
-    start = size = 0
-    for at, i in enumerate(wanted):
-        size += len(values[i] or b"") + (len(keys[i] or b"") if keys is not None else 0)
-        if size >= BATCH_BYTES:
-            chunks.append(wanted[start : at + 1])
-            start, size = at + 1, 0
-    if start < len(wanted):
-        chunks.append(wanted[start:])
+    start = done = 0
+    while start < len(ends):
+        stop = bisect_left(ends, done + BATCH_BYTES, start) + 1
+        chunks.append(wanted[start:stop])
+        start, done = stop, ends[stop - 1]
     return chunks

@@ -1,6 +1,6 @@
 """Open a store: find it, check what it is, create it on first use."""
 
-from os import environ
+from os import environ, fspath
 
 import pspf
 from pspf.disk.real import Disk
@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pspf.errors
     from collections.abc import Callable
+    from os import PathLike
 
     from pspf.store.store import Store
 
@@ -17,7 +18,7 @@ FORMAT_VERSION = 1
 
 
 def open_store(
-    path: "str | None" = None,
+    path: "str | PathLike[str] | None" = None,
     create: bool = True,
     read_only: bool = False,
     disk: "Disk | None" = None,
@@ -27,11 +28,11 @@ def open_store(
     from pspf.store.store import Store
 
     disk = disk or Disk()
-    where = path or environ.get("PSPF_STORE") or ""
+    where = fspath(path) if path is not None else environ.get("PSPF_STORE") or ""
     if where[:1] != "/":
         from pspf.store.location import locate
 
-        where = locate(path)
+        where = locate(where or None)
     created = False
     while True:
         try:

@@ -42,6 +42,7 @@ class Store:
         "_closed",
         "_forks",
         "_mutex",
+        "_naming",
         "_next_partition",
         "_topics",
         "_writers",
@@ -75,6 +76,7 @@ class Store:
         self._closed = False
         self._forks = real.forks
         self._mutex = allocate_lock()
+        self._naming = allocate_lock()
         self._topics: "dict[str, tuple[Topic, int]]" = {}
         self._writers: "dict[tuple[str, int, str | None], PartitionWriter]" = {}
         self._next_partition = -1
@@ -176,11 +178,26 @@ class Store:
         except OSError:
             return False
 
+    def lock_names(self) -> None:
+        """Exclude everybody else, in this process and in others, from making, renaming and deleting topics."""
+        self._usable()
+        self._naming.acquire()  # the threads of a process share the descriptor, so its lock would not exclude them
+        try:
+            self.disk.lock(self.topics_fd)
+        except BaseException:
+            self._naming.release()
+            raise
+
+    def unlock_names(self) -> None:
+        """The end of :meth:`lock_names`."""
+        try:
+            self.disk.unlock(self.topics_fd)
+        finally:
+            self._naming.release()
+
     def forget(self, name: str) -> None:
         """Drop what is cached of a topic; writers that are open stay."""
-        cached = self._topics.pop(name, None)
-        if cached is not None:
-            self.disk.close(cached[0].dir_fd)
+        self._topics.pop(name, None)
 
     def no_such_topic(self, name: str) -> "pspf.errors.NoSuchTopic":
         """The error for a topic that is not there."""
@@ -371,7 +388,7 @@ class Store:
         :param create: make the topic if it is not there.
         :raises pspf.errors.IOFailed: nothing was appended; see its subclasses for the exceptions to that.
         """
-        from pspf.format.encode import encode_records
+        from pspf.format.encode import encode_records, headers_bytes
         from pspf.model import Appended
 
         raw_key = key.encode() if isinstance(key, str) else key
@@ -379,6 +396,8 @@ class Store:
         found = self.find_topic(topic) or self.ensure_topic(topic, create)[0]
         config = found.config
         size = (len(raw) if raw is not None else 0) + (len(raw_key) if raw_key is not None else 0)
+        if headers:
+            size += headers_bytes(headers)
         if size > config.max_record_bytes:
             raise pspf.errors.RecordTooLarge(
                 f"cannot append to '{topic}'",

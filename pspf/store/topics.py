@@ -1,6 +1,7 @@
 """``topic.toml`` on the way in and out, and what each handle needs to know of a topic."""
 
 import pspf
+from pspf.disk import real
 from pspf.disk.real import Disk
 from pspf.format.settings import BadSettings, decode, encode
 from pspf.log.files import Identity
@@ -43,7 +44,18 @@ def check_name(name: str, kind: str = "topic") -> str:
 class Topic:
     """A topic as a store knows it: its open directory, id and settings."""
 
-    __slots__ = ("config", "created_ms", "dir_fd", "name", "path", "settings_text", "stamp", "topic_id")
+    __slots__ = (
+        "_disk",
+        "_forks",
+        "config",
+        "created_ms",
+        "dir_fd",
+        "name",
+        "path",
+        "settings_text",
+        "stamp",
+        "topic_id",
+    )
 
     def __init__(
         self,
@@ -55,7 +67,10 @@ class Topic:
         config: TopicConfig,
         settings_text: bytes,
         stamp: "tuple[int, int]",
+        disk: "Disk | None" = None,
     ) -> None:
+        self._disk = disk
+        self._forks = real.forks
         self.name = name
         self.path = path
         self.dir_fd = dir_fd
@@ -64,6 +79,14 @@ class Topic:
         self.config = config
         self.settings_text = settings_text
         self.stamp = stamp
+
+    def __del__(self) -> None:
+        """Close the directory when nobody uses the topic any more: another thread may still be in it when it is forgotten."""
+        if self._disk is not None and self._forks == real.forks:
+            try:
+                self._disk.close(self.dir_fd)
+            except Exception:
+                pass  # nobody could be told
 
     def identity(self, partition: int, quarantine: str) -> Identity:
         """Who partition ``partition`` is."""
@@ -176,7 +199,7 @@ def load_topic(
         topic_id, created_ms, config = split_values(values, where)
         text = encode(topic_values(name, topic_id, created_ms, config))
         stat = disk.stat(dir_fd)
-        return Topic(name, path, dir_fd, topic_id, created_ms, config, text, (stat.st_ino, inode))
+        return Topic(name, path, dir_fd, topic_id, created_ms, config, text, (stat.st_ino, inode), disk)
     except OSError as error:
         disk.close(dir_fd)
         raise pspf.errors.from_os(error, f"cannot open topic '{name}'", where) from None

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from pspf.store.store import Store
 
+PRODUCERS = "producers"
+"""A topic's directory with a lock file for each producer in use."""
+
 DAMAGE = "damage"
 NOTE = "note"
 _ATTEMPTS = 3
@@ -329,7 +332,7 @@ class _Run:
             elif name.startswith((".new-", TOPIC_FILE + ".tmp")):
                 detail = "an unfinished write; nothing was acknowledged in it"
                 self.add(Finding(topic.name, -1, "leftover", NOTE, detail, path))
-            elif name != TOPIC_FILE:
+            elif name not in (TOPIC_FILE, PRODUCERS):
                 self.add(Finding(topic.name, -1, "foreign-file", NOTE, "no file of PSPF", path))
         for number in sorted(numbers):
             if number >= topic.config.partitions:

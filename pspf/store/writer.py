@@ -43,6 +43,7 @@ class Ticket:
         if not self.done:
             self._writer.flush()
         if self.error is not None:
+            self._writer.told(self)
             raise self.error
         assert self.rows is not None
         return self.rows
@@ -71,6 +72,7 @@ class Writer:
         "_ticking",
         "_times",
         "_topic",
+        "_untold",
         "_values",
     )
 
@@ -93,6 +95,7 @@ class Writer:
         self._ticking = False
         self._mutex = allocate_lock()
         self._flushing = allocate_lock()
+        self._untold: "list[Ticket]" = []
         store.ensure_topic(topic, create)
         self._reset()
 
@@ -227,6 +230,7 @@ class Writer:
                 )
             except BaseException as error:
                 ticket.error = error
+                self._untold.append(ticket)
 
     def flush(self) -> "list[Appended]":
         """Acknowledge everything that was appended so far; where the last of it went.
@@ -235,16 +239,17 @@ class Writer:
         """
         with self._mutex:
             ticket = self._ticket
-            empty = not self._values
-        if empty:
-            with self._flushing:  # one that is under way has to end first
-                return []
         self._send()
-        with self._flushing:
-            pass
-        if ticket.error is not None:
-            raise ticket.error
+        with self._flushing:  # one that another thread sends has to end first
+            untold, self._untold = self._untold, []
+        if untold:
+            raise untold[0].error or errors.IOFailed(f"cannot append to '{self._topic}'")
         return ticket.rows or []
+
+    def told(self, ticket: Ticket) -> None:
+        """The error of ``ticket`` has come out; it need not come out again."""
+        if ticket in self._untold:
+            self._untold.remove(ticket)
 
     def close(self) -> None:
         """Flush and end. Errors of gatherings whose ticket nobody waited for come out here or in ``flush``."""
