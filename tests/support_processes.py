@@ -1,5 +1,4 @@
-"""Starting the processes of :mod:`tests.support_worker` and of the command, and holding a log against what they
-said."""
+"""Starts processes of tests/support_worker.py and of the command, and holds a log against what they said."""
 
 import json
 import os
@@ -171,8 +170,8 @@ def check_records(
     order, and none is left out before another, over all partitions.
 
     :param keyed: writers whose acknowledgements do not tell the numbers of the records.
-    :param settled: a writer has opened every partition. A reader that may not write sees acknowledged records,
-        and of the others those of some partitions only.
+    :param settled: a writer has opened every partition. A reader that may not write sees what was
+        acknowledged, and of the rest that of some partitions only.
     """
     without_numbers = set(keyed)
     numbers: dict[str, set[int]] = {}

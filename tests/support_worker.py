@@ -1,8 +1,8 @@
 """A process that tests start and kill: one way of using a store, as a program of its own.
 
-``python support_worker.py MODE STORE TOPIC NAME [option=value…]``; what a mode does stands at its function. Each
-acknowledgement leaves in one write of one line, ``PARTITION OFFSET NUMBER COUNT``, so that a pipe or a file has
-all of them when the process is killed. Records say whose they are and which, see :func:`value_of`.
+``python support_worker.py MODE STORE TOPIC NAME [option=value…]``; what a mode does stands at its function.
+Each acknowledgement leaves in one write of one line, ``PARTITION OFFSET NUMBER COUNT``, so that a pipe or a
+file has all of them when the process is killed. Records say whose they are and which, see :func:`value_of`.
 """
 
 import os

@@ -339,6 +339,7 @@ def test_what_is_there_when_the_input_pauses_is_durable_at_once(shell: Shell, op
 
 def end_of(running: Running) -> int:
     """The offset behind the last record that was acknowledged."""
+    assert running.process.poll() is None, running.errors()
     lines = running.lines()
     return int(json.loads(lines[-1])["last"]) + 1 if lines else 0
 

@@ -10,6 +10,7 @@ import pytest
 
 import pspf
 from pspf import errors
+from pspf.format.batch import HEADER_BYTES
 from pspf.format.segment import SEGMENT_HEADER_BYTES, segment_name
 from pspf.format.slots import Start, fold
 from pspf.model import TopicConfig
@@ -163,6 +164,36 @@ def test_misplaced_segments_of_one_partition(store_dir: Path) -> None:
         records, _ = read_all(store)
         assert records == all_but(700, *gone)
     appends_go_on(store_dir, 700)
+
+
+def test_a_stray_copy_just_before_a_boundary(store_dir: Path) -> None:
+    """It hides the last record of the segment before it, which is named until the copy is gone."""
+    found = many_segments(store_dir)
+    hidden = base(found[2]) - 1
+    stray = partition(store_dir) / segment_name(hidden)
+    shutil.copyfile(found[2], stray)
+    assert "segment-misplaced" in {kind for kind, _, _ in damage(store_dir)}
+    with reopened(store_dir) as store:
+        assert read_all(store) == (all_but(700, hidden), [(hidden, hidden)])
+    stray.unlink()
+    with reopened(store_dir) as store:
+        assert read_all(store) == (all_but(700), [])
+
+
+def test_misplaced_segments_whose_headers_are_damaged_too_give_no_record_twice(store_dir: Path) -> None:
+    """Nothing but the offsets in the batches says where they belong."""
+    found = many_segments(store_dir)
+    flip(found[0], 100)
+    flip(found[2], 100)
+    swap(found[0], found[2])
+    flip(found[2], batches(found[2])[1].position + HEADER_BYTES + 30)
+    with reopened(store_dir) as store:
+        records, gone = read_all(store)
+    assert records.items() <= all_but(700).items()
+    lost = {o for a, b in gone for o in range(a, b + 1)}
+    assert records.keys() | lost == set(range(700)) and not records.keys() & lost
+    assert set(range(base(found[1]), base(found[2]))) <= records.keys()
+    assert set(range(base(found[3]), 700)) <= records.keys()
 
 
 def test_a_segment_of_another_topic_gives_no_record(store_dir: Path) -> None:

@@ -1,7 +1,7 @@
-"""Processes killed with SIGKILL at random instants, while they write, follow and roll; then everything is counted.
+"""Processes killed with SIGKILL at random instants while they write, follow and roll; then all is counted.
 
-A seed decides what each round starts and when it kills; how far the processes came by then, it cannot. The seed of
-a run that failed is in its message, and ``PSPF_KILL_SEED`` sets it.
+A seed decides what each round starts and when it kills, but not how far the processes came by then. The seed
+of a run that failed is in its message, and ``PSPF_KILL_SEED`` sets it.
 """
 
 import os
@@ -183,8 +183,8 @@ def kill_rounds(store_dir: Path, count: int) -> None:
         error.add_note(f"round {rounds.number}, topic {rounds.topic}, {rounds.story}; PSPF_KILL_SEED={seed}")
         raise
     print(
-        f"SIGKILL: {count} rounds, {rounds.kills} processes killed, {rounds.total_acked} records acknowledged, "
-        f"0 lost, 0 duplicated, {rounds.total_seen} seen by followers, seed {seed}"
+        f"SIGKILL: {count} rounds, {rounds.kills} processes killed, {rounds.total_acked} records "
+        f"acknowledged, 0 lost, 0 duplicated, {rounds.total_seen} seen by followers, seed {seed}"
     )
 
 

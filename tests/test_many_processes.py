@@ -1,7 +1,10 @@
-"""Many processes on one store at once, without a daemon: writers, followers, and who makes, changes, deletes and copies
-things meanwhile."""
+"""Many processes on one store at once, without a daemon.
+
+Writers, followers, and those who make, change, delete and copy things meanwhile.
+"""
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +15,9 @@ import pspf
 from pspf import errors
 from pspf.model import TopicConfig
 from pspf.store.open import open_store
-from pspf.testing.ledger import read_all
+from pspf.store.store import Store
+from pspf.store.verify import Finding
+from pspf.testing.ledger import Found
 from tests.conftest import Pspf
 from tests.support_processes import (
     Acknowledged,
@@ -119,7 +124,7 @@ def test_a_writer_that_is_alive_goes_on_when_another_is_killed(store_dir: Path) 
     made(store_dir, segment_bytes=65536)
     lasting = start_worker("single", store_dir, "t", "lasting", "seconds=2")
     lasting.wait_for_lines(1)
-    dead = []
+    dead: list[Running] = []
     while lasting.process.poll() is None and len(dead) < 12:
         other = start_worker("batch", store_dir, "t", f"dead{len(dead)}")
         other.wait_for_lines(1 + len(dead) * 20)
@@ -289,25 +294,26 @@ def test_a_topic_renamed_while_it_is_written(store_dir: Path) -> None:
 # -- a live store copied
 
 
-def copies(store_dir: Path, count: int) -> None:
+def copies(store_dir: Path, count: int, segment_bytes: int) -> None:
     partitions = 2
-    made(store_dir, partitions=partitions, segment_bytes=65536)
+    made(store_dir, partitions=partitions, segment_bytes=segment_bytes)
     modes = ("single", "batch", "gather")
     writers = [start_worker(mode, store_dir, "t", f"w-{mode}") for mode in modes]
-    seen = 0
+    seen = torn = 0
     try:
         for writer in writers:
             writer.wait_for_lines(10)
         for number in range(count):
             before: list[Acknowledged] = [acknowledged(writer) for writer in writers]
             copy = store_dir.parent / "copy"
-            subprocess.run(["cp", "-a", str(store_dir), str(copy)], check=True)
+            copied_live(store_dir, copy)
             with pspf.open(str(copy)) as store:
                 before.append(append_to_each(store, "t", partitions, number))
-                report = store.verify()
-                assert report.ok, report.findings
-                seen = check_records(read_all(store, "t", partitions), before, settled=False)
-            subprocess.run(["rm", "-r", str(copy)], check=True)
+                damage = [finding for finding in store.verify().findings if finding.severity == "damage"]
+                assert segment_bytes == 65536 or not damage, damage
+                seen = check_copy(store, partitions, before, damage)
+                torn += bool(damage)
+            shutil.rmtree(copy)
     finally:
         for writer in writers:
             writer.kill()
@@ -315,17 +321,48 @@ def copies(store_dir: Path, count: int) -> None:
     with pspf.open(str(store_dir)) as store:
         total = check_records(check_store(store, "t", partitions), map(acknowledged, writers))
     print(
-        f"{count} copies of a live store, {seen} records in the last, {total} in the store at the end, 0 lost"
+        f"{count} copies of a live store with segments of {segment_bytes} bytes, {seen} records in the last, "
+        f"{total} in the store at the end, 0 lost; {torn} copies name records that came while they were made"
     )
 
 
-def test_a_live_store_copied_with_cp_and_opened_at_once(store_dir: Path) -> None:
-    copies(store_dir, 2)
+def copied_live(store_dir: Path, copy: Path) -> None:
+    """``cp -a``, which complains when a file goes away between its listing and its copy, and goes on."""
+    ran = subprocess.run(["cp", "-a", str(store_dir), str(copy)], capture_output=True, text=True, check=False)
+    assert all(".tmp'" in line for line in ran.stderr.splitlines()), ran.stderr
+
+
+def check_copy(store: Store, partitions: int, acked: list[Acknowledged], damage: list[Finding]) -> int:
+    """What was acknowledged before is there, and nothing is wrong; how many records there are.
+
+    Segments that began after ``cp`` had listed the directory are not in the copy, and ``commit``, which is
+    copied later, may know of them: then the copy names the records that it lacks. All of those came later.
+    """
+    found: Found = {partition: [] for partition in range(partitions)}
+    for record in store.read("t", skip_damaged=True):
+        found[record.partition].append((record.offset, record.value))
+    for finding in damage:
+        assert finding.kind in ("gap", "segment-missing"), damage
+    by_offset = {partition: dict(records) for partition, records in found.items()}
+    for writer in acked:
+        for partition, first, number, size in writer.rows:
+            records = by_offset[partition]
+            for step in range(size):
+                assert records.get(first + step) == value_of(writer.name, number + step), (
+                    f"lost: {writer.name} at {partition}/{first + step}; named: {damage}"
+                )
+    return sum(map(len, found.values()))
+
+
+@pytest.mark.parametrize("segment_bytes", [65536, 64 << 20])
+def test_a_live_store_copied_with_cp_and_opened_at_once(store_dir: Path, segment_bytes: int) -> None:
+    copies(store_dir, 2, segment_bytes)
 
 
 @pytest.mark.faults
-def test_a_live_store_copied_20_times_with_cp_and_opened_at_once(store_dir: Path) -> None:
-    copies(store_dir, 20)
+@pytest.mark.parametrize("segment_bytes", [65536, 64 << 20])
+def test_a_live_store_copied_20_times_with_cp_and_opened_at_once(store_dir: Path, segment_bytes: int) -> None:
+    copies(store_dir, 20, segment_bytes)
 
 
 # -- waiting

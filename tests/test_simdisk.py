@@ -21,6 +21,8 @@ NAMES = ["a", "b", "d", "e", "d/a", "a/a", "e/d", ".", "", "x" * 255, "x" * 256]
 FEW = st.integers(0, 9)
 LENGTHS = st.sampled_from([0, 1, 100, 512, 4095, 4096, 5000, 9000])
 POSITIONS = st.sampled_from([0, 1, 50, 511, 512, 4000, 4096, 8192, 10_000, -2])
+SOME_BYTES = LENGTHS.filter(lambda length: length > 0)
+PLACES = POSITIONS.filter(lambda at: at >= 0)
 NAME = st.sampled_from(NAMES)
 # A descriptor that was never open: what a use after close gives.
 BAD_FD = 1_000_000
@@ -30,7 +32,7 @@ CALLS = st.one_of(
     st.tuples(st.just("open_dir"), NAME, FEW),
     st.tuples(st.just("close"), FEW),
     st.tuples(st.just("pread"), FEW, LENGTHS, POSITIONS),
-    st.tuples(st.just("read_stable"), FEW, NAME, FEW, LENGTHS, POSITIONS.filter(lambda at: at >= 0)),
+    st.tuples(st.just("read_stable"), FEW, NAME, FEW, SOME_BYTES, PLACES),
     st.tuples(st.just("size"), FEW),
     st.tuples(st.just("stat"), FEW),
     st.tuples(st.just("stat_name"), NAME, FEW),
@@ -102,16 +104,16 @@ class Side:
             case "listdir", [int(fd)]:
                 return sorted(disk.listdir(self.fd(fd)))
             case "pwrite", [int(fd), int(length), int(position)]:
-                return disk.pwrite(self.fd(fd), self._data(length), position)
+                disk.pwrite(self.fd(fd), self._data(length), position)
             case "pwritev", [int(fd), int(length), int(position)]:
-                parts = [self._data(length), memoryview(self._data(10))]
-                return disk.pwritev(self.fd(fd), parts, position)
+                parts: list[bytes | memoryview] = [self._data(length), memoryview(self._data(10))]
+                disk.pwritev(self.fd(fd), parts, position)
             case "rename", [str(old), str(new), int(at), int(to)]:
-                return disk.rename(old, new, self.fd(at), self.fd(to))
+                disk.rename(old, new, self.fd(at), self.fd(to))
             case (("unlink" | "mkdir" | "rmdir"), [str(path), int(at)]):
                 return getattr(disk, str(name))(path, self.fd(at))
             case "truncate", [int(fd), int(size)]:
-                return disk.truncate(self.fd(fd), size)
+                disk.truncate(self.fd(fd), size)
             case "lock", [int(fd)]:
                 return disk.lock(self.fd(fd), wait=False)
             case (("fdatasync" | "fsync" | "lock_shared" | "unlock"), [int(fd)]):

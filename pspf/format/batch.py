@@ -36,10 +36,17 @@ The CRC of the fields comes *behind* that of the body, so that a body is checksu
 outside any lock.
 """
 
-from struct import Struct
+from _struct import Struct
+from zlib import crc32 as crc32_small
 
-from pspf.format.crc import crc32
 from pspf.model import MAX_BATCH_BODY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONG = 32 << 10
+"""From so many bytes on, isal's CRC is worth its import."""
 
 MAGIC = b"PBAT"
 HEADER_BYTES = 104
@@ -81,6 +88,20 @@ SHARED = 0x80
 NULL_KEY = 0x55555555
 NULL_VALUE = 0xAAAAAAAA
 WIDTH_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def bulk_crc(length: int) -> "Callable[..., int]":
+    """The CRC function for ``length`` bytes in all; the module of the fast one is loaded for large amounts only."""
+    if length < LONG:
+        return crc32_small
+    from pspf.format.crc import crc_for
+
+    return crc_for(length)
+
+
+def crc32(data: "bytes | bytearray | memoryview", seed: int = 0) -> int:
+    """As :func:`pspf.format.crc.crc32`."""
+    return bulk_crc(len(data))(data, seed)
 
 
 class Encoded:

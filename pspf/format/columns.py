@@ -32,8 +32,8 @@ the other. The CRC lets salvage keep the undamaged records of a damaged batch. C
 nothing inside a damaged frame can be trusted.
 """
 
+from _struct import unpack_from
 from itertools import accumulate
-from struct import unpack_from
 
 from pspf.format.batch import (
     CODEC_ZSTD,
@@ -48,8 +48,8 @@ from pspf.format.batch import (
     SHARED,
     WIDTH_CODES,
     Header,
+    crc32_small,
 )
-from pspf.format.crc import crc32_small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,17 +6,18 @@ ones, is imported when the first large amount comes, since importing it costs mo
 
 from zlib import crc32 as crc32_small
 
+from pspf.format.batch import LONG
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LONG = 32 << 10
 _bulk = None
 
 
 def crc_for(length: int) -> "Callable[..., int]":
     """The function to use for ``length`` bytes in all, in one piece or in many."""
-    if length < _LONG:
+    if length < LONG:
         return crc32_small
     global _bulk
     if _bulk is None:

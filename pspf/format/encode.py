@@ -1,7 +1,7 @@
 """Records to a columnar body, a column at a time. The layout is told in :mod:`pspf.format.columns`, which reads it."""
 
+from _struct import pack
 from itertools import repeat
-from struct import pack
 
 from pspf.format.batch import (
     CODEC_ZSTD,
@@ -16,8 +16,9 @@ from pspf.format.batch import (
     SHARED,
     WIDTH_CODES,
     Encoded,
+    bulk_crc,
+    crc32_small,
 )
-from pspf.format.crc import crc32_small, crc_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def encode_lines(region: "bytes | memoryview", lines: "list[bytes]", timestamp_m
         head = PREAMBLE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         return _finish([head, region], count, FLAG_LINES, timestamp_ms, timestamp_ms, True)
     head = PREAMBLE.pack(0, 0, 0, 0, 0, 1, 0, 0, 0, 0)
-    crcs = pack(f"<{count}I", *map(crc_for(len(region)), lines))
+    crcs = pack(f"<{count}I", *map(bulk_crc(len(region)), lines))
     return _finish([head + crcs, region], count, FLAG_LINES, timestamp_ms, timestamp_ms, False)
 
 
@@ -151,7 +152,7 @@ def encode_records(
 
     crcs = b""
     if not compress:
-        crc = crc_for(len(region))
+        crc = bulk_crc(len(region))
         sums = map(crc, plain_values) if seeds is None else map(crc, plain_values, seeds)
         crcs = pack(f"<{count}I", *(_marked(sums, values, NULL_VALUE) if value_width & NULLS else sums))
     elif not region and not value_lengths:
@@ -188,7 +189,7 @@ def encode_records(
 
 
 def _seeded(seeds: "Sequence[int] | None", column: "Iterable[bytes]") -> "list[int]":
-    crc = crc_for(0 if seeds is None else 20 * len(seeds))
+    crc = bulk_crc(0 if seeds is None else 20 * len(seeds))
     return list(map(crc, column)) if seeds is None else list(map(crc, column, seeds))
 
 

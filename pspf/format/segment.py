@@ -33,9 +33,8 @@ needed to rebuild ``topic.toml``.
 A first offset above the predecessor's end offset is a recorded gap: those offsets were lost, and are known to be.
 """
 
-from struct import Struct
-
-from pspf.format.crc import crc32
+from _struct import Struct
+from zlib import crc32
 
 MAGIC = b"PSPFSEG\0"
 SEGMENT_HEADER_BYTES = 4096

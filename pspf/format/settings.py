@@ -4,7 +4,7 @@ The subset is what both ``tomllib`` and a plain split read: strings in double qu
 ``true`` and ``false``. A real TOML parser would cost an append more than everything else together.
 """
 
-from pspf.format.crc import crc32_small
+from zlib import crc32 as crc32_small
 
 
 class BadSettings(ValueError):

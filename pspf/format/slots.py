@@ -19,9 +19,8 @@ CRC-32 at 60.
 All are little endian. The top byte of the flags is the format version, 1.
 """
 
-from struct import Struct
-
-from pspf.format.crc import crc32_small
+from _struct import Struct
+from zlib import crc32 as crc32_small
 
 SLOT_BYTES = 64
 SECOND_SLOT = 512

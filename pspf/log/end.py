@@ -1,8 +1,8 @@
 """Where a partition's log ends: what the next append needs to know, and the small records that say it."""
 
 from pspf.format.batch import HEADER_BYTES, NO_TABLE, header_fault, parse_header
-from pspf.format.segment import SEGMENT_HEADER_BYTES
-from pspf.format.slots import Commit, LockRecord
+from pspf.format.segment import SEGMENT_HEADER_BYTES, segment_name
+from pspf.format.slots import FLAG_LINKED, Commit, LockRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ class End:
         self.append_ns = header.created_ns if header else 0
         self.epoch = header.epoch if header else 0
         self.producers = NO_TABLE
+
+    def take(self, record: LockRecord) -> None:
+        """Move to the written end that a ``lock`` record names in this segment."""
+        self.offset = record.written_offset
+        self.position = record.written_position
+        self.last = record.last_position
+        self.chain = record.last_crc
+        self.append_ns = record.last_append_ns
+        self.producers = record.producers_position
 
     def accept(self, position: int, header: "Header") -> None:
         """Move behind the batch whose ``header`` stands at ``position``."""
@@ -57,6 +66,26 @@ def read_last(files: "PartitionFiles", segment: "Segment", commit: Commit, end: 
     end.chain = None
     end.last = commit.durable_last
     return False
+
+
+def settled_end(files: "PartitionFiles", commit: "Commit | None") -> "End | None":
+    """The end after a clean close, for the price of one header; None when there is more to look at."""
+    if commit is None or commit.flags & ~FLAG_LINKED or commit.visible_offset != commit.durable_offset:
+        return None
+    disk = files.disk
+    segment = files.open_segment(commit.active_base, writable=True)
+    if segment is None:
+        return None
+    end = End(segment)
+    if (
+        segment.header is not None
+        and read_last(files, segment, commit, end)
+        and disk.size(segment.fd) == end.position
+        and (end.offset == segment.base or not disk.exists(segment_name(end.offset), files.dir_fd))
+    ):
+        return end
+    disk.close(segment.fd)
+    return None
 
 
 def end_of_new(before: End, segment: "Segment") -> End:

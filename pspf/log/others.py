@@ -44,7 +44,7 @@ def end_of(writer: "PartitionWriter", record: "LockRecord") -> End:
             path=writer.files.path_of(record.active_base),
         )
     end = End(segment)
-    writer.move(end, record)
+    end.take(record)
     return end
 
 
@@ -112,7 +112,7 @@ def refresh(writer: "PartitionWriter", raw: bytes) -> None:
             if commit.durable_offset < record.written_offset:
                 adopt_others(writer, commit)
         return
-    writer.move(writer.end, record)
+    writer.end.take(record)
     writer.record, writer.raw = record, raw
 
 

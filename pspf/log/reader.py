@@ -17,7 +17,7 @@ from pspf.format.batch import (
     parse_header,
 )
 from pspf.format.segment import SEGMENT_HEADER_BYTES
-from pspf.format.slots import FLAG_DELETED
+from pspf.format.slots import FLAG_DELETED, FLAG_LINKED
 from pspf.log.files import Identity, PartitionFiles, Segment
 
 TYPE_CHECKING = False
@@ -124,9 +124,11 @@ class PartitionReader:
             files = PartitionFiles(self._disk, self.identity, dir_fd, writable=False)
             self._files = files
             if self._settle:
-                from pspf.log.settle import settle
+                commit = files.read_commit()
+                if commit is None or commit.flags & ~FLAG_LINKED or not files.looks_settled(commit):
+                    from pspf.log.settle import settle
 
-                self.unsettled = settle(files)
+                    self.unsettled = settle(files)
         return self._files
 
     def _refresh(self) -> "Commit | None":

@@ -1,12 +1,13 @@
 """A reader that comes first after a crash finishes what it can: adopts and publishes, but never cuts."""
 
-from pspf import errors
+import pspf
 from pspf.disk.real import CREATE, WRITE
-from pspf.format.segment import SEGMENT_HEADER_BYTES
+from pspf.format.segment import segment_name
 from pspf.log.files import PartitionFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pspf.errors
     from pspf.disk.real import Disk
     from pspf.log.files import Identity
     from pspf.format.slots import Commit
@@ -51,7 +52,7 @@ def settle(files: PartitionFiles) -> int:
             disk.close(commit_fd)
     except OSError:
         return max(behind, 0)
-    except errors.IOFailed:
+    except pspf.errors.IOFailed:
         return max(behind, 0)
     finally:
         disk.close(lock_fd)
@@ -62,7 +63,7 @@ def make_anew(disk: "Disk", identity: "Identity", dir_fd: int) -> None:
     try:
         disk.close(disk.open("commit", CREATE, dir_fd))
     except OSError as error:
-        raise errors.from_os(error, f"cannot read {identity}", f"{identity.path}/commit") from None
+        raise pspf.errors.from_os(error, f"cannot read {identity}", f"{identity.path}/commit") from None
 
 
 def _behind(files: PartitionFiles, commit: "Commit | None") -> int:
@@ -80,15 +81,10 @@ def _behind(files: PartitionFiles, commit: "Commit | None") -> int:
             return 0
         if commit.flags & ~FLAG_LINKED:
             return -1
-    from pspf.format.segment import segment_name
-
+    if files.looks_settled(commit):
+        return 0
     try:
         size = files.disk.stat_name(segment_name(commit.active_base), files.dir_fd).st_size
-        if size != commit.durable_position:
-            return max(size - commit.durable_position, 1)
-        if commit.durable_position > SEGMENT_HEADER_BYTES:
-            files.disk.stat_name(segment_name(commit.durable_offset), files.dir_fd)
-            return -1  # a successor that nobody published
     except FileNotFoundError:
         return 0
-    return 0
+    return max(size - commit.durable_position, 0) or -1  # -1: a successor that nobody published

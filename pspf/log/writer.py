@@ -15,7 +15,6 @@ from _thread import allocate_lock
 import pspf
 from pspf.disk import real
 from pspf.format.batch import HEADER_BYTES, KIND_TABLE, NO_TABLE, Encoded
-from pspf.format.segment import segment_name
 from pspf.format.slots import (
     FILE_BYTES,
     FLAG_DELETED,
@@ -25,9 +24,8 @@ from pspf.format.slots import (
     FLAG_ROLLING,
     SLOT_BYTES,
     Commit,
-    LockRecord,
 )
-from pspf.log.end import End, lock_record, read_last
+from pspf.log.end import lock_record, settled_end
 from pspf.log.files import Identity, PartitionFiles
 
 TYPE_CHECKING = False
@@ -168,7 +166,7 @@ class PartitionWriter:
                 or record.generation != commit.generation
             ):
                 # Nobody else has it open, or one who died left a record that does not name the end.
-                settled = self._settled_end(commit) if alone else None
+                settled = settled_end(files, commit) if alone else None
                 if settled is not None and commit is not None:
                     end = settled
                 else:
@@ -202,25 +200,6 @@ class PartitionWriter:
         finally:
             disk.unlock(files.lock_fd)
 
-    def _settled_end(self, commit: "Commit | None") -> "End | None":
-        """The end after a clean close, for the price of one header; None when there is more to look at."""
-        if commit is None or commit.flags & ~FLAG_LINKED or commit.visible_offset != commit.durable_offset:
-            return None
-        files, disk = self.files, self.files.disk
-        segment = files.open_segment(commit.active_base, writable=True)
-        if segment is None:
-            return None
-        end = End(segment)
-        if (
-            segment.header is not None
-            and read_last(files, segment, commit, end)
-            and disk.size(segment.fd) == end.position
-            and (end.offset == segment.base or not disk.exists(segment_name(end.offset), files.dir_fd))
-        ):
-            return end
-        disk.close(segment.fd)
-        return None
-
     def publish_slot(self, slot: Commit, old: Commit) -> None:
         """Write ``slot``, keeping what ``old`` says about the ends."""
         for name in ("active_base", "visible_offset", "durable_offset", "visible_position", "durable_position", "durable_last"):
@@ -232,17 +211,6 @@ class PartitionWriter:
         self.durable_position = commit.durable_position
         self.generation = commit.generation
         self._doubt = bool(commit.flags & FLAG_DOUBT)
-
-    @staticmethod
-    def move(end: End, record: LockRecord) -> None:
-        end.offset = record.written_offset
-        end.position = record.written_position
-        end.last = record.last_position
-        end.chain = record.last_crc
-        end.append_ns = record.last_append_ns
-        end.producers = record.producers_position
-
-    # -- state
 
     def _usable(self) -> None:
         if self._forks != real.forks:

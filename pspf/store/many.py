@@ -129,7 +129,7 @@ def _chunks(sizes: "list[int]", wanted: "Sequence[int]") -> "list[Sequence[int]]
     chunks: "list[Sequence[int]]" = []
     start = done = 0
     while start < len(ends):
-        stop = bisect_left(ends, done + BATCH_BYTES, start) + 1
+        stop = min(bisect_left(ends, done + BATCH_BYTES, start) + 1, len(ends))
         chunks.append(wanted[start:stop])
         start, done = stop, ends[stop - 1]
     return chunks
