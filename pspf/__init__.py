@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Appended", "Error", "Record", "Store", "TopicConfig", "open"]
 
 
-def open(path: "str | PathLike[str] | None" = None, *, create: bool = True, read_only: bool = False) -> "Store":
+def open(
+    path: "str | PathLike[str] | None" = None, *, create: bool = True, read_only: bool = False
+) -> "Store":
     """Open the store in directory ``path``, creating it if it does not exist.
 
     :param path: store directory; ``None`` takes ``PSPF_STORE``, the configuration files, then

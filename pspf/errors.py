@@ -179,7 +179,9 @@ class RecordsTakenBack(Error):
 
     exit_code = 65
 
-    def __init__(self, what: str, why: str = "", where: str = "", hint: str = "", *, offset: int = -1) -> None:
+    def __init__(
+        self, what: str, why: str = "", where: str = "", hint: str = "", *, offset: int = -1
+    ) -> None:
         super().__init__(what, why, where, hint)
         self.offset = offset
 
@@ -212,7 +214,9 @@ def from_os(error: OSError, what: str, where: str = "") -> Error:
         why = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}.get(
             number or 0, "a file would grow past the allowed size"
         )
-        return IOFailed(what, why, place, "free some space and run it again; nothing that was acknowledged is lost")
+        return IOFailed(
+            what, why, place, "free some space and run it again; nothing that was acknowledged is lost"
+        )
     if number in (errno.EMFILE, errno.ENFILE):
         return IOFailed(what, "too many open files", place, "raise the limit with: ulimit -n 4096")
     return IOFailed(what, why[:1].lower() + why[1:], place)

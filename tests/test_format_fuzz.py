@@ -19,6 +19,7 @@ from pspf.format.batch import (
     HEADER_BYTES,
     MAGIC,
     NO_TABLE,
+    PREAMBLE,
     Encoded,
     Header,
     batch_crc_of,
@@ -26,7 +27,6 @@ from pspf.format.batch import (
     parse_header,
     seal_again,
 )
-from pspf.format.batch import PREAMBLE
 from pspf.format.columns import BadBody, Columns, unpack_headers
 from pspf.format.encode import encode_lines, encode_records, pack_headers
 from pspf.format.index import IndexEntry, decode_entries, encode_entry

@@ -20,13 +20,24 @@ def replace_file(disk: Disk, dir_fd: int, name: str, data: bytes) -> None:
     disk.fsync(dir_fd)
 
 
-def read_file(disk: Disk, dir_fd: int, name: str, limit: int) -> bytes:
-    """The whole of a small file, at most ``limit`` bytes of it."""
-    fd = disk.open(name, dir_fd=dir_fd)
-    try:
-        return disk.pread(fd, limit, 0)
-    finally:
-        disk.close(fd)
+def sync_ancestors(disk: Disk, path: str, ours: int) -> None:
+    """Sync every directory above ``path``, so that no name on the way to it can vanish.
+
+    :param ours: how many of them, from below, must be synced; what lies above may belong to somebody else.
+    :raises OSError: one of those could not be.
+    """
+    while path not in ("", "/"):
+        path = path.rpartition("/")[0] or "/"
+        try:
+            fd = disk.open_dir(path, follow=True)
+            try:
+                disk.fsync(fd)
+            finally:
+                disk.close(fd)
+        except OSError:
+            if ours > 0:
+                raise
+        ours -= 1
 
 
 def remove_tree(disk: Disk, dir_fd: int, name: str) -> None:

@@ -1,7 +1,8 @@
 """The batch header: 104 bytes before the body of each batch. Byte layout: docs/format/README.md.
 
 Two parts. The *logical* part (body length, and bytes 36 to 103) is made once, by the producer's append, and
-travels unchanged to every replica; the batch CRC seals it together with the body. The *local* part (bytes 0 to
+travels unchanged to every replica; the batch CRC seals it together with the body. The *local* part (bytes 0
+to
 27) is stamped by each store: it binds the batch to its segment, its position, and the batch before it.
 
 ==  ====  =====================================================================  =======
@@ -32,18 +33,21 @@ at  size  field                                                                 
 102    2  extension length (first bytes of the body, never compressed)           logical
 ==  ====  =====================================================================  =======
 
-The CRC of the fields comes *behind* that of the body, so that a body is checksummed before its offset is known,
+The CRC of the fields comes *behind* that of the body, so that a body is checksummed before its offset is
+known,
 outside any lock.
 """
 
 from _struct import Struct
-from zlib import crc32 as crc32_small
+from zlib import crc32 as _zlib_crc32
 
 from pspf.model import MAX_BATCH_BODY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+crc32_small = _zlib_crc32
 
 LONG = 32 << 10
 """From so many bytes on, isal's CRC is worth its import."""
@@ -91,7 +95,9 @@ WIDTH_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 def bulk_crc(length: int) -> "Callable[..., int]":
-    """The CRC function for ``length`` bytes in all; the module of the fast one is loaded for large amounts only."""
+    """The CRC function for ``length`` bytes in all; the module of the fast one is loaded for large amounts
+    only.
+    """
     if length < LONG:
         return crc32_small
     from pspf.format.crc import crc_for
@@ -290,7 +296,8 @@ class Header:
 
 
 def header_fault(data: "bytes | memoryview", at: int, segment_id: int, position: int) -> str:
-    """What is wrong with the header at ``data[at:]``, which stands at ``position`` of the segment; "" if nothing.
+    """What is wrong with the header at ``data[at:]``, which stands at ``position`` of the segment; "" if
+    nothing.
 
     Lengths are looked at only after the CRC has shown them to be what was written.
     """

@@ -1,6 +1,7 @@
 """The columnar body of a batch: records to bytes and back, a column at a time.
 
-A body (behind the extension, inside the compression) is a 20-byte preamble and then columns, each of ``count``
+A body (behind the extension, inside the compression) is a 20-byte preamble and then columns, each of
+``count``
 entries: value lengths, record CRCs, key lengths, key bytes, time deltas, header lengths, header bytes, offset
 deltas, value bytes. The preamble has a width for each column:
 
@@ -19,15 +20,19 @@ at  size  field
 16     4  header length, where its width is 0
 ==  ====  ==========================================================
 
-A width is 0 (all have the length given in the preamble), 1, 2 or 4 bytes. Bit 0x40: stored lengths are one more
+A width is 0 (all have the length given in the preamble), 1, 2 or 4 bytes. Bit 0x40: stored lengths are one
+more
 than the real one, and 0 stands for null. Bit 0x80, alone: the bytes are the same for all records and stored
-once. A body has at least as many bytes as records, so that a forged count cannot fill the memory. With the flag
-*lines* (in the batch header) values are separated by newlines, the last one included; lengths follow from them,
+once. A body has at least as many bytes as records, so that a forged count cannot fill the memory. With the
+flag
+*lines* (in the batch header) values are separated by newlines, the last one included; lengths follow from
+them,
 so that a batch of lines is written out by ``pspf cat`` in one piece.
 
 A record's CRC is that of its offset delta (4 bytes, only where there is an offset column), its timestamp (8
 bytes, only where there is a time column), its key, its headers, and its value, in this order. A null adds no
-bytes, as an empty one, but turns bits of the CRC over (``NULL_KEY``, ``NULL_VALUE``): the one cannot decay into
+bytes, as an empty one, but turns bits of the CRC over (``NULL_KEY``, ``NULL_VALUE``): the one cannot decay
+into
 the other. The CRC lets salvage keep the undamaged records of a damaged batch. Compressed batches have none:
 nothing inside a damaged frame can be trusted.
 """
@@ -89,11 +94,21 @@ def unpack_headers(blob: bytes) -> "list[tuple[str, bytes | None]]":
 class Columns:
     """The records of one batch body, taken apart when asked.
 
-    Made from a body whose batch CRC has been checked, or, for salvage, from one that failed it; every length is
+    Made from a body whose batch CRC has been checked, or, for salvage, from one that failed it; every length
+    is
     checked against the body's size, and what does not fit raises :class:`BadBody`.
     """
 
-    __slots__ = ("_data", "_header", "_headers_at", "_keys_at", "_offsets_at", "_pre", "_times_at", "_values_at")
+    __slots__ = (
+        "_data",
+        "_header",
+        "_headers_at",
+        "_keys_at",
+        "_offsets_at",
+        "_pre",
+        "_times_at",
+        "_values_at",
+    )
 
     def __init__(self, header: Header, body: "bytes | memoryview") -> None:
         data = memoryview(body)[header.extension_length :]

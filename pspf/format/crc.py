@@ -1,12 +1,12 @@
 """CRC-32 (the zlib polynomial) of short and of long buffers.
 
-The standard library's is used for little data; isal's, some twenty times faster on long buffers and four times on many short
-ones, is imported when the first large amount comes, since importing it costs more than the checksum of a small append.
+The standard library's is used for little data; isal's, some twenty times faster on long buffers and four
+times on many short
+ones, is imported when the first large amount comes, since importing it costs more than the checksum of a
+small append.
 """
 
-from zlib import crc32 as crc32_small
-
-from pspf.format.batch import LONG
+from pspf.format.batch import LONG, crc32_small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

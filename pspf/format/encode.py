@@ -1,4 +1,6 @@
-"""Records to a columnar body, a column at a time. The layout is told in :mod:`pspf.format.columns`, which reads it."""
+"""Records to a columnar body, a column at a time. The layout is told in :mod:`pspf.format.columns`, which
+reads it.
+"""
 
 from _struct import pack
 from itertools import repeat
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from pspf.format.columns import Pairs
 
 
-def encode_lines(region: "bytes | memoryview", lines: "list[bytes]", timestamp_ms: int, compress: bool) -> Encoded:
+def encode_lines(
+    region: "bytes | memoryview", lines: "list[bytes]", timestamp_ms: int, compress: bool
+) -> Encoded:
     """A batch of lines.
 
     :param region: the lines as they are, each with its newline.
@@ -233,7 +237,11 @@ def _finish(
 
 def headers_bytes(pairs: "Pairs") -> int:
     """The bytes that a record's headers count towards its size: names and values."""
-    return sum(len(name.encode("utf-8", "surrogateescape")) + len(value or b"") for name, value in pairs) if pairs else 0
+    return (
+        sum(len(name.encode("utf-8", "surrogateescape")) + len(value or b"") for name, value in pairs)
+        if pairs
+        else 0
+    )
 
 
 def pack_headers(pairs: "Pairs") -> bytes:

@@ -1,16 +1,19 @@
 """Producer state: the source extension of a batch, and the body of a table batch.
 
-A batch of a producer that reads a file carries 16 bytes before its columns: source position u64 (bytes of input up
+A batch of a producer that reads a file carries 16 bytes before its columns: source position u64 (bytes of
+input up
 to the end of this batch), CRC-32 of the input up to there u32, partition count u32.
 
-A table batch (a control batch without records) holds one entry a producer: id i64, epoch u16, last used ms i64,
-next sequence u32, source position u64, source CRC u32, partition count u32, number of ranges u8, name length u8, the
+A table batch (a control batch without records) holds one entry a producer: id i64, epoch u16, last used ms
+i64,
+next sequence u32, source position u64, source CRC u32, partition count u32, number of ranges u8, name length
+u8, the
 name, then the ranges, oldest first: sequence u32, count u32, base offset u64.
 """
 
 from struct import Struct
 
-from pspf.format.crc import crc32_small
+from pspf.format.batch import crc32_small
 
 SOURCE = Struct("<QII")
 _ENTRY = Struct("<qHqIQIIBB")
@@ -80,7 +83,7 @@ def decode_table(body: bytes) -> "list[Producer]":
 
     :raises ValueError: the entries do not fit the body.
     """
-    producers = []
+    producers: "list[Producer]" = []
     at = 0
     if body == b"\0":
         return producers

@@ -1,7 +1,9 @@
 """The segment header: the first 4 KiB of each segment file. Byte layout: docs/format/README.md.
 
-It is written once, before the file gets its final name, and never again. It names the segment before it (where
-that one ends, and the CRC of its last batch header), so that each boundary can be checked, and it repeats what is
+It is written once, before the file gets its final name, and never again. It names the segment before it
+(where
+that one ends, and the CRC of its last batch header), so that each boundary can be checked, and it repeats
+what is
 needed to rebuild ``topic.toml``.
 
 ====  ====  ================================================================
@@ -30,7 +32,8 @@ needed to rebuild ``topic.toml``.
 4092     4  CRC-32 of bytes 0..4091
 ====  ====  ================================================================
 
-A first offset above the predecessor's end offset is a recorded gap: those offsets were lost, and are known to be.
+A first offset above the predecessor's end offset is a recorded gap: those offsets were lost, and are known
+to be.
 """
 
 from _struct import Struct

@@ -1,6 +1,7 @@
 """``store.toml`` and ``topic.toml``: lines ``key = value``, the last one a CRC-32 of all before it.
 
-The subset is what both ``tomllib`` and a plain split read: strings in double quotes without escapes, whole numbers,
+The subset is what both ``tomllib`` and a plain split read: strings in double quotes without escapes, whole
+numbers,
 ``true`` and ``false``. A real TOML parser would cost an append more than everything else together.
 """
 
@@ -8,7 +9,9 @@ from zlib import crc32 as crc32_small
 
 
 class BadSettings(ValueError):
-    """A settings file that does not parse, or whose checksum does not hold. ``changed``: only the checksum fails."""
+    """A settings file that does not parse, or whose checksum does not hold. ``changed``: only the checksum
+    fails.
+    """
 
     def __init__(self, why: str, changed: bool = False) -> None:
         super().__init__(why)
@@ -65,5 +68,7 @@ def decode(data: bytes, check: bool = True) -> "dict[str, str | int | bool]":
         elif value.removeprefix("-").isdecimal() and value.isascii() and len(value) <= 20:
             values[key] = int(value)
         else:
-            raise BadSettings(f"line {number}: {key} has a value that is neither a string, a number nor true/false")
+            raise BadSettings(
+                f"line {number}: {key} has a value that is neither a string, a number nor true/false"
+            )
     return values

@@ -1,19 +1,27 @@
 """The small fixed records of a partition: ``commit`` slots, the ``lock`` record, ``start`` slots.
 
-``commit`` and ``start`` have two slots of 64 bytes, at 0 and at 512, each in a sector of its own: the newer valid one
-counts, and a torn write of one leaves the other. The slot with sequence n stands at 512 × (n mod 2). ``lock`` has a single record at 0 that is read
+``commit`` and ``start`` have two slots of 64 bytes, at 0 and at 512, each in a sector of its own: the newer
+valid one
+counts, and a torn write of one leaves the other. The slot with sequence n stands at 512 × (n mod 2).
+``lock`` has a single record at 0 that is read
 and written under the file's lock only.
 
-commit: sequence u64, generation u32, flags u32, active base u64, visible offset u64, durable offset u64, visible
-position u32, durable position u32, position of the last durable batch u32 (0: none in this segment), topic id folded
+commit: sequence u64, generation u32, flags u32, active base u64, visible offset u64, durable offset u64,
+visible
+position u32, durable position u32, position of the last durable batch u32 (0: none in this segment), topic
+id folded
 u32, zero u32, CRC-32 of the 60 bytes before it.
 
-lock: generation u32, flags u32, active base u64, written offset u64, written position u32, header CRC of the last batch u32
-(of the segment header if there is none), end of preallocated zeros u32, position of the last batch u32, position where
-producer state begins u32 (0xFFFFFFFF: none), time of the oldest unsynced append in ms u64 (0: none), append time of the
+lock: generation u32, flags u32, active base u64, written offset u64, written position u32, header CRC of the
+last batch u32
+(of the segment header if there is none), end of preallocated zeros u32, position of the last batch u32,
+position where
+producer state begins u32 (0xFFFFFFFF: none), time of the oldest unsynced append in ms u64 (0: none), append
+time of the
 last batch in ns u64, CRC-32.
 
-start: sequence u64, generation u32, flags u32, log start offset u64, base of the first segment u64, topic id folded u32, zeros,
+start: sequence u64, generation u32, flags u32, log start offset u64, base of the first segment u64, topic id
+folded u32, zeros,
 CRC-32 at 60.
 
 All are little endian. The top byte of the flags is the format version, 1.
@@ -172,7 +180,9 @@ class Start:
 
     __slots__ = ("first_base", "generation", "log_start", "sequence", "topic_fold")
 
-    def __init__(self, sequence: int, generation: int, log_start: int, first_base: int, topic_fold: int) -> None:
+    def __init__(
+        self, sequence: int, generation: int, log_start: int, first_base: int, topic_fold: int
+    ) -> None:
         self.sequence = sequence
         self.generation = generation
         self.log_start = log_start
@@ -209,7 +219,9 @@ def _check_version(flags: int) -> int:
 def newest_commit(data: bytes, topic_fold: int) -> "Commit | None":
     """The newest valid slot of a ``commit`` file, None if neither is valid or they are another topic's."""
     places = (0, SECOND_SLOT)
-    if data[:8][::-1] < data[SECOND_SLOT : SECOND_SLOT + 8][::-1]:  # the higher sequence first: usually it is whole
+    if (
+        data[:8][::-1] < data[SECOND_SLOT : SECOND_SLOT + 8][::-1]
+    ):  # the higher sequence first: usually it is whole
         places = (SECOND_SLOT, 0)
     for at in places:
         slot = data[at : at + SLOT_BYTES]

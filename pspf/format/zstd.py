@@ -9,12 +9,16 @@ from _thread import _local
 from pspf.errors import BadConfig
 from pspf.format.columns import BadBody
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _LEVEL = 3
 # A context serves one thread at a time, and frees the interpreter lock while it works.
 _contexts = _local()
 
 
-def _library():  # type: ignore[no-untyped-def]
+def _library() -> "Any":
     try:
         import zstandard
     except ImportError:

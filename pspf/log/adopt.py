@@ -1,8 +1,11 @@
 """Adopt bytes that somebody else wrote: make sure that they are on the medium, not only in the page cache.
 
-A descriptor's fdatasync vouches only for what was written after it was opened. After another process's failed sync the
-cache can be clean and read back right while the disk holds zeros; syncing again then succeeds and means nothing. So
-the range is synced, dropped from the cache, read back from the medium and compared; what differs is written again,
+A descriptor's fdatasync vouches only for what was written after it was opened. After another process's
+failed sync the
+cache can be clean and read back right while the disk holds zeros; syncing again then succeeds and means
+nothing. So
+the range is synced, dropped from the cache, read back from the medium and compared; what differs is written
+again,
 once. If it differs still, nothing about this disk can be believed.
 """
 

@@ -23,9 +23,12 @@ def random_id() -> int:
 def create_partition(disk: "Disk", topic_fd: int, identity: "Identity", base: int = 0) -> None:
     """Make the directory of a partition with an empty segment in it.
 
-    Everything is built under a name of its own, synced, and renamed; if somebody else was first, ours is removed. If we
-    die before the rename, a ``.new-`` directory stays that nobody opens. The entry in the topic's directory is synced by
-    whoever opens the partition first (flag LINKED): nobody may acknowledge into a directory that a power cut takes away.
+    Everything is built under a name of its own, synced, and renamed; if somebody else was first, ours is
+    removed. If we
+    die before the rename, a ``.new-`` directory stays that nobody opens. The entry in the topic's directory
+    is synced by
+    whoever opens the partition first (flag LINKED): nobody may acknowledge into a directory that a power cut
+    takes away.
     """
     temporary = f".new-{random_id():016x}"
     disk.mkdir(temporary, topic_fd)
@@ -44,10 +47,13 @@ def create_partition(disk: "Disk", topic_fd: int, identity: "Identity", base: in
         place = SEGMENT_HEADER_BYTES
         commit = Commit(0, 1, 0, base, base, base, place, place, 0, topic_fold)
         for name, data in (
-            (segment_name(base), header.encode()),
-            ("commit", commit.encode().ljust(1024, b"\0")),
+            (
+                "commit",
+                commit.encode().ljust(1024, b"\0"),
+            ),  # first: a live copy then has it older than the log
             ("start", Start(0, 1, base, base, topic_fold).encode().ljust(1024, b"\0")),
             ("lock", bytes(64)),
+            (segment_name(base), header.encode()),
         ):
             fd = disk.open(name, CREATE_NEW, dir_fd)
             try:
@@ -68,10 +74,13 @@ def create_partition(disk: "Disk", topic_fd: int, identity: "Identity", base: in
     remove_tree(disk, topic_fd, temporary)
 
 
-def create_segment(files: "PartitionFiles", header: SegmentHeader, first: "Encoded | None" = None) -> "Segment":
+def create_segment(
+    files: "PartitionFiles", header: SegmentHeader, first: "Encoded | None" = None
+) -> "Segment":
     """Write the segment of ``header`` (and a first control batch), sync it, and give it its final name.
 
-    If we die before the rename, ``roll.tmp`` stays and is overwritten by the next roll; behind it, the successor is found
+    If we die before the rename, ``roll.tmp`` stays and is overwritten by the next roll; behind it, the
+    successor is found
     by its name, which is the end offset of the segment before.
 
     :raises OSError: nothing has its final name, unless it came from the sync of the directory.
@@ -83,7 +92,14 @@ def create_segment(files: "PartitionFiles", header: SegmentHeader, first: "Encod
         disk.pwrite(fd, block, 0)
         if first is not None:
             sealed = first.seal(
-                header.base, header.epoch, header.created_ns, header.segment_id, len(block), header.crc, header.base, 0
+                header.base,
+                header.epoch,
+                header.created_ns,
+                header.segment_id,
+                len(block),
+                header.crc,
+                header.base,
+                0,
             )
             disk.pwritev(fd, [sealed, *first.parts], len(block))
         disk.fsync(fd)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class End:
     """The end of a log: the active segment, and all that the next append needs to know.
 
-    ``last`` is the position of the last batch (0: none in this segment), ``chain`` its header CRC (else the segment
+    ``last`` is the position of the last batch (0: none in this segment), ``chain`` its header CRC (else the
+    segment
     header's), ``producers`` where producer state begins (NO_TABLE: nowhere).
     """
 
@@ -52,7 +53,9 @@ class End:
 
 
 def read_last(files: "PartitionFiles", segment: "Segment", commit: Commit, end: End) -> bool:
-    """Place ``end`` at the durable end of ``commit``, from the header of its last batch; False if that is damaged."""
+    """Place ``end`` at the durable end of ``commit``, from the header of its last batch; False if that is
+    damaged.
+    """
     end.offset = commit.durable_offset
     end.position = commit.durable_position
     if commit.durable_last == 0:
@@ -60,7 +63,10 @@ def read_last(files: "PartitionFiles", segment: "Segment", commit: Commit, end: 
     data = files.disk.pread(segment.fd, HEADER_BYTES, commit.durable_last)
     if not header_fault(data, 0, segment.segment_id, commit.durable_last):
         header = parse_header(data)
-        if header.next_offset == commit.durable_offset and commit.durable_last + header.size == commit.durable_position:
+        if (
+            header.next_offset == commit.durable_offset
+            and commit.durable_last + header.size == commit.durable_position
+        ):
             end.accept(commit.durable_last, header)
             return True
     end.chain = None
@@ -110,7 +116,16 @@ def slot_of(previous: Commit, end: End, flags: int, generation: int, offset: int
     at = end.offset if offset < 0 else offset
     place = end.position
     return Commit(
-        previous.sequence + 1, generation, flags, end.segment.base, at, at, place, place, end.last, previous.topic_fold
+        previous.sequence + 1,
+        generation,
+        flags,
+        end.segment.base,
+        at,
+        at,
+        place,
+        place,
+        end.last,
+        previous.topic_fold,
     )
 
 
@@ -145,3 +160,18 @@ def lock_record(end: End, generation: int, flags: int, zeros_end: int) -> LockRe
         0,
         end.append_ns,
     )
+
+
+class Placed:
+    """Where a batch was written: offsets ``first``..``last``, and ``end``, the offset that must become
+    durable.
+    """
+
+    __slots__ = ("duplicate", "end", "first", "last", "unsynced")
+
+    def __init__(self, first: int, last: int, end: int, unsynced: int, duplicate: bool = False) -> None:
+        self.first = first
+        self.last = last
+        self.end = end
+        self.unsynced = unsynced
+        self.duplicate = duplicate

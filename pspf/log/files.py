@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Identity:
     """Which partition of which topic this is, and where it lies.
 
-    ``path`` is the partition's directory, for messages; ``settings`` is the text that each segment header repeats.
+    ``path`` is the partition's directory, for messages; ``settings`` is the text that each segment header
+    repeats.
     """
 
     __slots__ = ("config", "partition", "path", "quarantine", "settings", "topic", "topic_id")
@@ -53,7 +54,9 @@ class Identity:
 
 
 class Segment:
-    """An open segment file. ``header`` is None when its header block is damaged; the id then came from a batch."""
+    """An open segment file. ``header`` is None when its header block is damaged; the id then came from a
+    batch.
+    """
 
     __slots__ = ("base", "fd", "header", "name", "segment_id")
 
@@ -117,6 +120,13 @@ class PartitionFiles:
             "upgrade with: pip install --upgrade pspf-streams",
         )
 
+    def unreadable_commit(self) -> "pspf.errors.Damaged":
+        """The error for a ``commit`` that was damaged under a living writer."""
+        where = f"{self.identity.path}/commit"
+        hint = "end all writers; the next one to open it rebuilds the file"
+        what = f"cannot append to {self.identity}"
+        return pspf.errors.Damaged(what, "its 'commit' file is damaged", where, hint, path=where)
+
     def read_commit(self) -> "Commit | None":
         """The newest valid slot of ``commit``."""
         return self.parse_commit(self.disk.pread(self.commit_fd, FILE_BYTES, 0))
@@ -131,6 +141,8 @@ class PartitionFiles:
     def looks_settled(self, commit: "Commit") -> bool:
         """Whether the log ends where ``commit`` says, at the cost of two looks at names."""
         disk, dir_fd = self.disk, self.dir_fd
+        if commit.visible_offset != commit.durable_offset:
+            return False
         try:
             if disk.stat_name(segment_name(commit.active_base), dir_fd).st_size != commit.durable_position:
                 return False

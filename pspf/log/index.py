@@ -1,4 +1,6 @@
-"""The sparse index on its way to and from the disk. Derived: a missing or wrong entry costs time, never an answer."""
+"""The sparse index on its way to and from the disk. Derived: a missing or wrong entry costs time, never an
+answer.
+"""
 
 from pspf.disk.real import CREATE, READ
 from pspf.format.index import (
@@ -42,8 +44,10 @@ def read_index(files: "PartitionFiles", segment: "Segment") -> "list[IndexEntry]
 def note_batches(files: "PartitionFiles", due: "list[tuple[int, int, int, int, int | None]]") -> None:
     """Write the entries for the first batches of their 256 KiB stretches, and empty ``due``.
 
-    Called without the append lock: entries do not depend on who writes them, or when. Each is (base of the segment,
-    position, base offset, append time, greatest timestamp since the entry before, or None where others appended too).
+    Called without the append lock: entries do not depend on who writes them, or when. Each is (base of the
+    segment,
+    position, base offset, append time, greatest timestamp since the entry before, or None where others
+    appended too).
     Whatever goes wrong, the log does not need it.
     """
     disk = files.disk
@@ -87,10 +91,9 @@ def _entries_at(data: bytes, start: int, segment_id: int) -> "list[IndexEntry]":
 def _greatest(files: "PartitionFiles", segment: "Segment", start: int, end: int) -> int:
     greatest = -(1 << 63)
     at = start
-    hops = 0
-    for position, header in hop(files.disk, segment.fd, segment.segment_id, start, end):
-        hops += 1
-        if position != at or hops > _MAX_HOPS:
+    hops = hop(files.disk, segment.fd, segment.segment_id, start, end)
+    for number, (position, header) in enumerate(hops):
+        if position != at or number >= _MAX_HOPS:
             return UNKNOWN  # damage in between, or entries missing
         at = position + header.size
         if header.count:

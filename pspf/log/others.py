@@ -1,6 +1,10 @@
-"""What a writer does about others: vouch for their bytes, follow them into a new segment, tidy up behind itself."""
+"""What a writer does about others: vouch for their bytes, follow them into a new segment, tidy up behind
+itself.
+"""
 
 import pspf
+from pspf.disk.atomic import sync_ancestors
+from pspf.format.batch import HEADER_BYTES
 from pspf.format.segment import SEGMENT_HEADER_BYTES
 from pspf.format.slots import FLAG_DELETED, FLAG_LINKED, FLAG_POISONED, FLAG_ROLLING, parse_lock
 from pspf.log.adopt import adopt
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
     from pspf.log.writer import PartitionWriter
 
 SYNC_COMMIT_ABOVE = 4 << 20
-"""A close syncs ``commit`` after so many bytes; for less, what recovery would read again is not worth a sync."""
+"""A close syncs ``commit`` after so many bytes; for less, what recovery would read again is not worth a sync.
+"""
 
 
 def recover_end(writer: "PartitionWriter", tell: "Callable[[str], None] | None") -> "tuple[End, Commit]":
@@ -69,21 +74,7 @@ def adopt_others(writer: "PartitionWriter", commit: "Commit") -> None:
 
 def link(writer: "PartitionWriter", commit: "Commit") -> None:
     """Sync the directories above the partition once, and say so: its name must not vanish in a power cut."""
-    disk = writer.files.disk
-    path = writer.identity.path
-    ours = 3  # the topic, topics/ and the store; what lies above may belong to somebody else
-    while path not in ("", "/"):
-        path = path.rpartition("/")[0] or "/"
-        try:
-            fd = disk.open_dir(path, follow=True)
-            try:
-                disk.fsync(fd)
-            finally:
-                disk.close(fd)
-        except OSError:
-            if ours > 0:
-                raise
-        ours -= 1
+    sync_ancestors(writer.files.disk, writer.identity.path, 3)  # the topic, topics/ and the store are ours
     writer.publish_slot(slot_of(commit, writer.end, commit.flags | FLAG_LINKED, commit.generation), commit)
 
 
@@ -141,7 +132,10 @@ def retake(writer: "PartitionWriter") -> None:
 def trim_zeros(writer: "PartitionWriter") -> None:
     """The last writer gives back what was allocated ahead."""
     files, disk = writer.files, writer.files.disk
-    disk.lock(files.lock_fd)
+    try:
+        disk.lock(files.lock_fd)
+    except OSError:
+        return  # zeros at the end harm nobody
     try:
         disk.unlock(files.commit_fd)
         if not disk.lock(files.commit_fd, wait=False):
@@ -155,8 +149,10 @@ def trim_zeros(writer: "PartitionWriter") -> None:
         if writer.commit_unsynced >= SYNC_COMMIT_ABOVE:
             disk.fdatasync(files.commit_fd)
     except OSError:
-        pass  # zeros at the end harm nobody
+        pass
     finally:
+        # Presence goes before the append lock: who opens next must not find it held by one who is leaving.
+        disk.unlock(files.commit_fd)
         disk.unlock(files.lock_fd)
 
 
@@ -168,6 +164,23 @@ def give_back(writer: "PartitionWriter", size: int) -> None:
             disk.truncate(fd, size)
     except OSError:
         pass
+
+
+def take_back(writer: "PartitionWriter", position: int, error: OSError) -> None:
+    """A batch was written whose end could not be recorded: make it no batch, or the next recovery would
+    adopt it.
+
+    :raises pspf.errors.OutcomeUnknown: that failed, too.
+    """
+    try:
+        writer.files.disk.pwrite(writer.end.segment.fd, bytes(HEADER_BYTES), position)
+    except OSError:
+        raise pspf.errors.OutcomeUnknown(
+            f"cannot append to {writer.identity}",
+            f"the batch is written, but recording its end failed: {error.strerror}",
+            f"{writer.identity.path}/lock",
+            f"look at the end of the topic with: pspf tail {writer.identity.topic}",
+        ) from error
 
 
 def clear_unsynced(writer: "PartitionWriter", offset: int) -> None:

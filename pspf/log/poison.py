@@ -24,7 +24,9 @@ def poison(writer: "PartitionWriter", why: str) -> None:
 
 
 def poison_locked(writer: "PartitionWriter", why: str) -> None:
-    """As :func:`poison`, with the append lock held. The slot with the flag repeats the durable end: it is the last one."""
+    """As :func:`poison`, with the append lock held. The slot with the flag repeats the durable end: it is
+    the last one.
+    """
     writer.poisoned = why
     files = writer.files
     try:

@@ -1,7 +1,9 @@
 """Idempotent append: what a partition knows of each producer, and the check before a batch is written.
 
-Producer state lies in the log itself: every batch of a producer carries its id and sequence, and a table batch repeats the whole
-state now and then, so that it is read back from at most ``max(1 MiB, 32 x the table)`` of headers. A producer's first
+Producer state lies in the log itself: every batch of a producer carries its id and sequence, and a table
+batch repeats the whole
+state now and then, so that it is read back from at most ``max(1 MiB, 32 x the table)`` of headers. A
+producer's first
 batch in a partition is preceded by a table with its name.
 """
 
@@ -23,13 +25,13 @@ from pspf.format.producers import (
     decode_table,
     encode_table,
 )
+from pspf.log.end import Placed
 from pspf.log.scan import hop
-from pspf.log.writer import Placed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pspf.log.end import End
     from pspf.log.files import PartitionFiles
-    from pspf.log.recovery import End
     from pspf.log.writer import PartitionWriter
 
 TABLE_DISTANCE = 1 << 20
@@ -39,9 +41,12 @@ EXPIRY_MS = 7 * 24 * 3600 * 1000
 class ProducerCheck:
     """What an append says of its producer.
 
-    ``sequence`` is the number of its first record, counted per partition from 0; None takes the next one. The source fields are
-    for input that can be read again: bytes up to the end of this batch, CRC-32 of the input up to there, and the
-    partition count that placed its records. ``epoch``: None goes on with the producer's; a higher one fences older handles.
+    ``sequence`` is the number of its first record, counted per partition from 0; None takes the next one.
+    The source fields are
+    for input that can be read again: bytes up to the end of this batch, CRC-32 of the input up to there, and
+    the
+    partition count that placed its records. ``epoch``: None goes on with the producer's; a higher one fences
+    older handles.
     """
 
     __slots__ = ("epoch", "name", "partitions", "producer_id", "sequence", "source_crc", "source_position")
@@ -138,7 +143,9 @@ def table_batch(writer: "PartitionWriter") -> Encoded:
     return table_of(state, writer.files.disk.now_ns() // 1_000_000)
 
 
-def before_append(writer: "PartitionWriter", encoded: Encoded, check: "ProducerCheck | None") -> "Placed | None":
+def before_append(
+    writer: "PartitionWriter", encoded: Encoded, check: "ProducerCheck | None"
+) -> "Placed | None":
     """Check the producer and stamp the batch; a table batch is written first where one is due.
 
     :returns: where the records already are, when this is a repeat.
@@ -164,11 +171,15 @@ def before_append(writer: "PartitionWriter", encoded: Encoded, check: "ProducerC
     return None
 
 
-def _check(writer: "PartitionWriter", state: ProducerState, encoded: Encoded, check: ProducerCheck) -> "Placed | None":
+def _check(
+    writer: "PartitionWriter", state: ProducerState, encoded: Encoded, check: ProducerCheck
+) -> "Placed | None":
     p = state.known.get(check.producer_id)
     what = f"cannot append to {writer.identity} as producer '{check.name}'"
     if p is not None and p.name and p.name != check.name:
-        raise errors.ProducerConflict(what, f"its id is taken by producer '{p.name}'", "", "choose another name")
+        raise errors.ProducerConflict(
+            what, f"its id is taken by producer '{p.name}'", "", "choose another name"
+        )
     expected = p.next_sequence if p is not None else 0
     sequence = expected if check.sequence is None else check.sequence & SEQUENCE_MASK
     behind = (expected - sequence) & SEQUENCE_MASK
@@ -186,7 +197,9 @@ def _check(writer: "PartitionWriter", state: ProducerState, encoded: Encoded, ch
     if behind > SEQUENCE_MASK // 2:
         why = f"sequence {sequence} leaves a gap: the next one is {expected}"
         if p is None:
-            why = f"sequence {sequence}, but nothing is known of this producer (new, or unused for seven days)"
+            why = (
+                f"sequence {sequence}, but nothing is known of this producer (new, or unused for seven days)"
+            )
         raise errors.ProducerConflict(what, why)
     assert p is not None
     for first, count, base in p.ranges:
@@ -195,5 +208,7 @@ def _check(writer: "PartitionWriter", state: ProducerState, encoded: Encoded, ch
     if behind >= encoded.count:
         return Placed(-1, -1, writer.end.offset, 0, duplicate=True)
     raise errors.ProducerConflict(
-        what, f"records {sequence} to {sequence + encoded.count - 1} are only partly appended: the next one is {expected}"
+        what,
+        f"records {sequence} to {sequence + encoded.count - 1} are only partly appended:"
+        f" the next one is {expected}",
     )

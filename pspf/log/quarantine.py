@@ -45,7 +45,9 @@ def quarantine(files: "PartitionFiles", segment: "Segment", start: int, end: int
         finally:
             disk.close(dir_fd)
     except OSError as error:
-        raise errors.from_os(error, f"cannot keep {end - start} bytes of {identity} before cutting them") from error
+        raise errors.from_os(
+            error, f"cannot keep {end - start} bytes of {identity} before cutting them"
+        ) from error
     return f"{identity.quarantine}/{name}"
 
 

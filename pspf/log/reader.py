@@ -1,7 +1,9 @@
 """Read one partition forward: whole batches below the visible end, each checked before it is handed out.
 
-A reader takes no lock and never waits for a writer. It goes to the visible end that ``commit`` names, and in a segment that has a
-successor up to that one's base offset. What does not check is an error with file, byte and offset, and the offset
+A reader takes no lock and never waits for a writer. It goes to the visible end that ``commit`` names, and in
+a segment that has a
+successor up to that one's base offset. What does not check is an error with file, byte and offset, and the
+offset
 behind it, from which reading can go on.
 """
 
@@ -22,9 +24,9 @@ from pspf.log.files import Identity, PartitionFiles, Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pspf.errors
     from collections.abc import Callable
 
+    import pspf.errors
     from pspf.disk.real import Disk
     from pspf.format.columns import Columns
     from pspf.format.slots import Commit
@@ -74,7 +76,9 @@ class PartitionReader:
         "unsettled",
     )
 
-    def __init__(self, disk: "Disk", identity: Identity, open_dir: "Callable[[], int | None]", settle: bool) -> None:
+    def __init__(
+        self, disk: "Disk", identity: Identity, open_dir: "Callable[[], int | None]", settle: bool
+    ) -> None:
         self._disk = disk
         self.identity = identity
         self._open_dir = open_dir
@@ -111,7 +115,10 @@ class PartitionReader:
     def _open(self) -> "PartitionFiles | None":
         if self._forks != real.forks:
             raise pspf.errors.UseAfterFork(
-                f"cannot read {self.identity}", "it was opened before a fork", "", "open the store again in the child"
+                f"cannot read {self.identity}",
+                "it was opened before a fork",
+                "",
+                "open the store again in the child",
             )
         if self._files is None:
             dir_fd = self._open_dir()
@@ -208,7 +215,8 @@ class PartitionReader:
     def seek(self, offset: int) -> None:
         """Go to the batch that holds ``offset``, or the first one behind it.
 
-        An offset below the log start goes to the start, and ``skipped`` says how many are gone; one beyond the end waits there.
+        An offset below the log start goes to the start, and ``skipped`` says how many are gone; one beyond
+        the end waits there.
         """
         self._drop_segment()
         files = self._open()
@@ -234,7 +242,9 @@ class PartitionReader:
             below = [b for b in self._bases if b <= offset]
             if not below:
                 if not self._bases:
-                    raise self._damaged("the segment is missing", commit.active_base, 0, commit.visible_offset)
+                    raise self._damaged(
+                        "the segment is missing", commit.active_base, 0, commit.visible_offset
+                    )
                 first = self._bases[0]
                 if self.start() > offset:  # retention took them
                     self.skipped += self.start() - offset
@@ -276,7 +286,9 @@ class PartitionReader:
         return self._limit
 
     def _cut_of(self, segment: Segment, following: int) -> int:
-        """Where a segment ends that has a successor: that one says it. Behind a cut there may be bytes that never counted."""
+        """Where a segment ends that has a successor: that one says it. Behind a cut there may be bytes that
+        never counted.
+        """
         assert self._files is not None
         size = self._disk.size(segment.fd)
         successor = self._files.open_segment(following)
@@ -284,7 +296,11 @@ class PartitionReader:
             return size
         self._disk.close(successor.fd)
         header = successor.header
-        return min(header.prev_position, size) if header is not None and header.prev_base == segment.base else size
+        return (
+            min(header.prev_position, size)
+            if header is not None and header.prev_base == segment.base
+            else size
+        )
 
     def _find(self, segment: Segment, offset: int, commit: "Commit") -> None:
         from pspf.log.index import read_index
@@ -309,7 +325,9 @@ class PartitionReader:
         self.position = end
 
     def seek_time(self, timestamp_ms: int) -> int:
-        """The first offset whose record has a timestamp of at least ``timestamp_ms``; the end if there is none."""
+        """The first offset whose record has a timestamp of at least ``timestamp_ms``; the end if there is
+        none.
+        """
         from pspf.log.search import first_at_or_after
 
         commit = self._refresh()
@@ -319,7 +337,9 @@ class PartitionReader:
         return first_at_or_after(self._files, commit, max(self.start(), 0), timestamp_ms)
 
     def seek_back(self, count: int) -> int:
-        """The offset of the record that is ``count`` records before the end; the log start if there are fewer."""
+        """The offset of the record that is ``count`` records before the end; the log start if there are
+        fewer.
+        """
         from pspf.log.search import records_before_end
 
         commit = self._refresh()
@@ -368,7 +388,7 @@ class PartitionReader:
         while at < len(data) or (at == 0 and not data):
             position = start + at
             fault = ""
-            if len(data) - at < HEADER_BYTES and position + HEADER_BYTES <= end:
+            if at and len(data) - at < HEADER_BYTES and position + HEADER_BYTES <= end:
                 break  # the rest of it lies behind what was read
             fault = header_fault(data, at, segment.segment_id, position)
             header = None
@@ -382,6 +402,10 @@ class PartitionReader:
             if fault:
                 if batches:
                     break  # first what is whole
+                if self.next_offset >= end_offset and segment.base != commit.active_base:
+                    # All of this segment was read; whatever comes here lies behind its end.
+                    self._chain = None
+                    return self._leave(segment, commit, end_offset)
                 return self._fail(segment, commit, fault, position, header, end, end_offset)
             assert header is not None
             size = header.size
@@ -390,7 +414,11 @@ class PartitionReader:
             if not header.flags & FLAG_CONTROL and header.count:
                 batches.append(
                     RawBatch(
-                        header, data[at : at + HEADER_BYTES], data[at + HEADER_BYTES : at + size], position, path
+                        header,
+                        data[at : at + HEADER_BYTES],
+                        data[at + HEADER_BYTES : at + size],
+                        position,
+                        path,
                     )
                 )
             at += size
@@ -409,12 +437,17 @@ class PartitionReader:
             return "the batch does not follow the one before it (chain mismatch)"
         if len(data) - at < header.size:
             return "the file ends inside a batch"
+        if header.span and header.next_offset <= self.next_offset:
+            return f"the batch ends at offset {header.next_offset}, before what was read already"
         if header.base_offset > self.next_offset:
             return f"the batch begins at offset {header.base_offset} instead of {self.next_offset}"
         if header.next_offset > end_offset:
             return f"the batch reaches beyond offset {end_offset}, where the segment ends"
         view = memoryview(data)
-        if batch_crc_of(view[at : at + HEADER_BYTES], view[at + HEADER_BYTES : at + header.size]) != header.batch_crc:
+        if (
+            batch_crc_of(view[at : at + HEADER_BYTES], view[at + HEADER_BYTES : at + header.size])
+            != header.batch_crc
+        ):
             return "batch CRC mismatch"
         return ""
 
@@ -428,7 +461,9 @@ class PartitionReader:
         end: int,
         end_offset: int,
     ) -> "list[RawBatch]":
-        """Below the visible end nothing may be wrong, unless the end was just moved (repair, a cut): look once."""
+        """Below the visible end nothing may be wrong, unless the end was just moved (repair, a cut): look
+        once.
+        """
         generation = commit.generation
         fresh = self._refresh()
         if fresh is None or fresh.generation != generation:
@@ -443,12 +478,17 @@ class PartitionReader:
             from pspf.log.scan import headers_behind
 
             following = next(
-                headers_behind(self._disk, segment.fd, segment.segment_id, position + 1, end, self.next_offset), None
+                headers_behind(
+                    self._disk, segment.fd, segment.segment_id, position + 1, end, self.next_offset
+                ),
+                None,
             )
             if following is not None:
                 resume = min(following[1].base_offset, end_offset)
                 if resume == self.next_offset:
                     resume = following[1].next_offset
+        if resume <= self.next_offset:
+            resume = max(end_offset, self.next_offset + 1)
         raise self._damaged(fault, segment.base, position, resume)
 
     def _damaged(self, fault: str, base: int, position: int, resume: int) -> "pspf.errors.Damaged":
@@ -473,7 +513,15 @@ class PartitionReader:
         if segment.base == commit.active_base:
             # The active segment ended before the end that ``commit`` names in it.
             if self.position >= commit.visible_position and self.next_offset < commit.visible_offset:
-                return self._fail(segment, commit, "the segment ends before its durable end", self.position, None, 0, commit.visible_offset)
+                return self._fail(
+                    segment,
+                    commit,
+                    "the segment ends before its durable end",
+                    self.position,
+                    None,
+                    0,
+                    commit.visible_offset,
+                )
             fresh = self._refresh()
             if fresh is not None and fresh.active_base != segment.base:
                 self._limit = None
@@ -492,6 +540,9 @@ class PartitionReader:
             header = new.header
             if header.prev_end != following or (header.prev_crc and header.prev_crc != chain):
                 raise self._damaged(
-                    f"the segment does not follow the one before it, which ends at byte {position}", new.base, 0, following
+                    f"the segment does not follow the one before it, which ends at byte {position}",
+                    new.base,
+                    0,
+                    following,
                 )
         return []

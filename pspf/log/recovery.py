@@ -1,12 +1,15 @@
 """What the first opener does after a stop: find the end of the log, settle it, publish it.
 
-It costs what lies past the last durable point known, never the size of the log. Each pass can be killed anywhere and
+It costs what lies past the last durable point known, never the size of the log. Each pass can be killed
+anywhere and
 run again with the same result:
 
-1. the newest slot of ``commit`` names the active segment and a durable position in it; without one, the last segment
+1. the newest slot of ``commit`` names the active segment and a durable position in it; without one, the last
+    segment
    is walked from its header;
 2. successors are followed by name (a roll or a heal that was renamed and not published);
-3. batches behind the durable position are accepted one by one; behind a break, a header in its place that proves
+3. batches behind the durable position are accepted one by one; behind a break, a header in its place that
+    proves
    that what is missing was acknowledged makes it damage, and the walk goes on behind it;
 4. ``decision.decide`` says what the rest is;
 5. a torn rest goes to quarantine and is cut (writers only); valid bytes that nobody vouches for are adopted;
@@ -79,7 +82,8 @@ class Recovery:
     def _find_start(self) -> None:
         files, commit, note = self.files, self.commit, self.report.notes.append
         if commit is not None and commit.flags & FLAG_POISONED:
-            # A heal may have got as far as its rename: the name must be on the disk before anybody relies on it.
+            # A heal may have got as far as its rename: the name must be on the disk before anybody relies on
+            # it.
             self.disk.fsync(files.dir_fd)
         segment = files.open_segment(commit.active_base, writable=True) if commit is not None else None
         if segment is not None:
@@ -88,17 +92,20 @@ class Recovery:
             if segment.header is None:
                 note(f"the header of {files.path_of(segment)} is damaged")
             if not read_last(files, segment, commit, self.end):
-                # Something below the durable end is damaged. The end is placed behind the last batch that can still
+                # Something below the durable end is damaged. The end is placed behind the last batch that
+                # can still
                 # be reached; what is missing from there to the durable end is then found to be lost.
                 self._hop_to(commit.durable_position)
             return
         bases = files.segment_bases()
         if bases:
-            segment = files.open_segment(bases[-1], writable=True)
-            assert segment is not None
+            segment = self._newest(bases)
             self.end = End(segment)
-            note("the file 'commit' was unreadable and is derived from the log" if commit is None else
-                 f"the segment {files.path_of(commit.active_base)} is missing")
+            note(
+                "the file 'commit' was unreadable and is derived from the log"
+                if commit is None
+                else f"the segment {files.path_of(commit.active_base)} is missing"
+            )
             return
         from pspf.log.create import create_segment, first_header
 
@@ -107,6 +114,18 @@ class Recovery:
         if base:
             note(f"all segments below offset {base} are missing")
         self.end = End(create_segment(files, first_header(files.identity, base, self.disk.now_ns())))
+
+    def _newest(self, bases: "list[int]") -> Segment:
+        """The last segment whose header is ours; failing that, the last one."""
+        for base in [*reversed(bases), bases[-1]]:
+            segment = self.files.open_segment(base, writable=True)
+            if segment is not None:
+                if segment.header is not None or segment.segment_id:
+                    return segment
+                self.disk.close(segment.fd)
+        segment = self.files.open_segment(bases[-1], writable=True)
+        assert segment is not None
+        return segment
 
     def _hop_to(self, durable_position: int) -> None:
         from pspf.log.scan import hop
@@ -129,7 +148,8 @@ class Recovery:
                 continue
             if self._rest_is_zero() and self.evidence <= self.end.offset:
                 return
-            # Something is wrong with the end of this segment. If another one comes behind it, it is no end at all.
+            # Something is wrong with the end of this segment. If another one comes behind it, it is no end
+            # at all.
             behind = [b for b in self.files.segment_bases() if b > self.end.segment.base]
             if not any(self._follow(base, proven=True) for base in behind):
                 return
@@ -150,7 +170,8 @@ class Recovery:
             return False
         if base != self.end.offset:
             self.report.notes.append(f"records {self.end.offset} to {base - 1} are damaged or missing")
-        # Its name may not be on the disk yet: nothing may be acknowledged in a file that a power cut takes away.
+        # Its name may not be on the disk yet: nothing may be acknowledged in a file that a power cut takes
+        # away.
         self.disk.fsync(self.files.dir_fd)
         self.disk.close(old.fd)
         self.end = end_of_new(self.end, segment)
@@ -182,10 +203,12 @@ class Recovery:
                     break
             if proof is None:
                 return
-            # A header in its place knew records from here on to be durable: they were acknowledged, and are damaged.
+            # A header in its place knew records from here on to be durable: they were acknowledged, and are
+            # damaged.
             at, header = proof
             self.report.notes.append(
-                f"damage at offset {end.offset} (byte {position} of {self.files.path_of(segment)}): {scanner.fault}"
+                f"damage at offset {end.offset} (byte {position} of {self.files.path_of(segment)}):"
+                f" {scanner.fault}"
             )
             self.evidence = max(self.evidence, header.durable_end)
             scanner.restart(at, header.base_offset)
@@ -209,7 +232,9 @@ class Recovery:
     def _settle(self) -> "tuple[End, Commit]":
         commit, end, report, files = self.commit, self.end, self.report, self.files
         doubt_before = commit is not None and bool(commit.flags & FLAG_DOUBT)
-        decision = decide(self.evidence, end.offset, self._rest_is_zero(), commit is not None and not doubt_before)
+        decision = decide(
+            self.evidence, end.offset, self._rest_is_zero(), commit is not None and not doubt_before
+        )
         report.decision = decision
         size = self.disk.size(end.segment.fd)
         previous = commit if commit is not None else self._unknown_commit()
@@ -222,17 +247,18 @@ class Recovery:
                     slot = slot_of(previous, end, slot.flags, previous.generation)
                 _write_slot(files, slot, sync=True)
                 return end, slot
-        if decision == TORN or decision == DOUBT:
+        if decision in (TORN, DOUBT):
             report.unsettled = size - end.position
         unusable = end.segment.header is None and not end.last
         if decision == TORN and self.may_cut and not unusable:
             self._cut(size)
         self._adopt(previous)
         if decision == LOST or unusable:
-            # The slot names the new end durably before the successor gets its name: the next opener must look for it.
+            # The slot names the new end durably before the successor gets its name: the next opener must
+            # look for it.
             offset = max(self.evidence, end.offset)
-            _write_slot(files, slot_of(previous, end, previous.flags, previous.generation, offset), sync=True)
-            previous = copy_slot(previous, sequence=previous.sequence + 1)
+            previous = slot_of(previous, end, previous.flags, previous.generation, offset)
+            _write_slot(files, previous, sync=True)
             if offset == end.segment.base:
                 from pspf.log.quarantine import quarantine
 
@@ -286,7 +312,8 @@ class Recovery:
         generation = previous.generation
         header = end.segment.header
         healed = bool(flags & FLAG_POISONED) and (
-            end.segment.base != previous.active_base or (header is not None and header.generation > generation)
+            end.segment.base != previous.active_base
+            or (header is not None and header.generation > generation)
         )
         if healed:
             flags &= ~FLAG_POISONED
@@ -359,9 +386,11 @@ def successor(
 
 
 def start_epoch(files: PartitionFiles, end: End, slot: Commit) -> None:
-    """Begin a new leader epoch behind a cut of visible records, so that positions of the old one can be told apart.
+    """Begin a new leader epoch behind a cut of visible records, so that positions of the old one can be told
+    apart.
 
-    If we die before the slot is written, the flag EPOCH_DUE is still there: the batch is adopted, and one more follows.
+    If we die before the slot is written, the flag EPOCH_DUE is still there: the batch is adopted, and one
+    more follows.
     """
     from pspf.format.batch import FLAG_CONTROL, Encoded
 
@@ -371,7 +400,14 @@ def start_epoch(files: PartitionFiles, end: End, slot: Commit) -> None:
     end.append_ns = max(files.disk.now_ns(), end.append_ns + 1)
     back = NO_TABLE if end.producers == NO_TABLE else end.position - end.producers
     sealed = batch.seal(
-        end.offset, end.epoch, end.append_ns, end.segment.segment_id, end.position, end.chain or 0, end.offset, back
+        end.offset,
+        end.epoch,
+        end.append_ns,
+        end.segment.segment_id,
+        end.position,
+        end.chain or 0,
+        end.offset,
+        back,
     )
     files.disk.pwritev(end.segment.fd, [sealed, body], end.position)
     files.disk.fdatasync(end.segment.fd)
@@ -383,11 +419,16 @@ def start_epoch(files: PartitionFiles, end: End, slot: Commit) -> None:
     _write_slot(files, slot, sync=True)
 
 
-def heal(files: PartitionFiles, commit: Commit, tell: "Callable[[str], None] | None" = None) -> "tuple[End, Commit]":
-    """Open a poisoned partition again: a new segment begins at the durable end; the old one is not written any more.
+def heal(
+    files: PartitionFiles, commit: Commit, tell: "Callable[[str], None] | None" = None
+) -> "tuple[End, Commit]":
+    """Open a poisoned partition again: a new segment begins at the durable end; the old one is not written
+    any more.
 
-    The append lock is held; others may still have the partition open, and fail by the generation. Nothing behind the
-    durable end was acknowledged with ``sync``. If we die before the rename, the partition is still poisoned; behind it,
+    The append lock is held; others may still have the partition open, and fail by the generation. Nothing
+    behind the
+    durable end was acknowledged with ``sync``. If we die before the rename, the partition is still poisoned;
+    behind it,
     the successor is found at the durable end, and the old tail is ignored by the cut that its header names.
     """
     disk = files.disk
@@ -404,11 +445,13 @@ def heal(files: PartitionFiles, commit: Commit, tell: "Callable[[str], None] | N
     try:
         read_last(files, old, commit, end)
         if is_healed(files, commit, old):
-            # An earlier heal was published in the cache only, or not at all: what was appended since lies in the successor.
+            # An earlier heal was published in the cache only, or not at all: what was appended since lies in
+            # the successor.
             return Recovery(files, may_cut=True).run()
         from pspf.log.quarantine import quarantine
 
-        # The durable end is on the disk before a successor is named after it: recovery must not walk past the cut.
+        # The durable end is on the disk before a successor is named after it: recovery must not walk past
+        # the cut.
         disk.fdatasync(files.commit_fd)
         kept = quarantine(files, old, end.position, disk.size(old.fd))
         if kept and tell is not None:
@@ -425,7 +468,9 @@ def heal(files: PartitionFiles, commit: Commit, tell: "Callable[[str], None] | N
 
 
 def is_healed(files: PartitionFiles, commit: Commit, active: "Segment | None" = None) -> bool:
-    """Whether a poisoned ``commit`` is older than the heal: the segment that follows the cut is there already."""
+    """Whether a poisoned ``commit`` is older than the heal: the segment that follows the cut is there
+    already.
+    """
     if commit.durable_offset > commit.active_base:
         return files.disk.exists(segment_name(commit.durable_offset), files.dir_fd)
     segment = active or files.open_segment(commit.active_base)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def roll(writer: "PartitionWriter") -> None:
     """Begin a new segment at the written end; the append lock is held.
 
-    The old segment is whole and durable before the new one has a name. A failure up to the rename leaves the log
+    The old segment is whole and durable before the new one has a name. A failure up to the rename leaves the
+    log
     as it was; a failed sync of what holds records, or of the new name, poisons.
     """
     disk, files, end = writer.files.disk, writer.files, writer.end
@@ -32,7 +33,8 @@ def roll(writer: "PartitionWriter") -> None:
     slot = slot_of(commit, end, commit.flags, commit.generation)
     disk.pwrite(files.commit_fd, slot.encode(), slot.place)
     writer.take_commit(slot)
-    # Should we die from here on, the living must not go on in the old segment beside a successor: the flag tells them
+    # Should we die from here on, the living must not go on in the old segment beside a successor: the flag
+    # tells them
     # to look for one. It is cleared by the record of the new segment, or by whoever finds it.
     writer.record.zeros_end = 0
     writer.record.flags |= FLAG_ROLLING

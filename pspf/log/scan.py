@@ -1,4 +1,6 @@
-"""Walk the batches of a segment: strictly (recovery, verify), or by hopping over bodies (seek), or behind a break."""
+"""Walk the batches of a segment: strictly (recovery, verify), or by hopping over bodies (seek), or behind a
+break.
+"""
 
 from pspf.format.batch import HEADER_BYTES, MAGIC, Header, batch_crc_of, header_fault, parse_header
 
@@ -14,14 +16,35 @@ _CHUNK = 1 << 20
 class Scanner:
     """Strict walk: a batch counts only if magic, header CRC, chain, base offset and body CRC agree.
 
-    ``position``, ``offset`` and ``chain`` are where the walk stands, behind the last batch accepted. When :meth:`step`
+    ``position``, ``offset`` and ``chain`` are where the walk stands, behind the last batch accepted. When
+    :meth:`step`
     returns None, ``fault`` says why: empty at ``size``, otherwise what is wrong at ``position``.
     """
 
-    __slots__ = ("_buffer", "_buffer_at", "_fd", "_disk", "chain", "fault", "header_bytes", "offset", "position", "segment_id", "size", "body")
+    __slots__ = (
+        "_buffer",
+        "_buffer_at",
+        "_fd",
+        "_disk",
+        "chain",
+        "fault",
+        "header_bytes",
+        "offset",
+        "position",
+        "segment_id",
+        "size",
+        "body",
+    )
 
     def __init__(
-        self, disk: "Disk", fd: int, segment_id: int, position: int, offset: int, chain: "int | None", size: int
+        self,
+        disk: "Disk",
+        fd: int,
+        segment_id: int,
+        position: int,
+        offset: int,
+        chain: "int | None",
+        size: int,
     ) -> None:
         self._disk = disk
         self._fd = fd
@@ -40,7 +63,9 @@ class Scanner:
         """Have ``length`` bytes from ``position`` in the buffer if the file has them; their place in it."""
         at = self.position - self._buffer_at
         if at < 0 or at + length > len(self._buffer):
-            self._buffer = self._disk.pread(self._fd, min(max(length, _CHUNK), max(self.size - self.position, 0)), self.position)
+            self._buffer = self._disk.pread(
+                self._fd, min(max(length, _CHUNK), max(self.size - self.position, 0)), self.position
+            )
             self._buffer_at = self.position
             at = 0
         return at
@@ -93,7 +118,8 @@ class Scanner:
 
 
 def find_segment_id(disk: "Disk", fd: int, size: int) -> int:
-    """The id of a segment whose own header is damaged, from the first batch that checks with the id it carries.
+    """The id of a segment whose own header is damaged, from the first batch that checks with the id it
+    carries.
 
     0, which is nobody's id, when there is none.
     """
@@ -132,7 +158,8 @@ def headers_behind(
 ) -> "Iterator[tuple[int, Header]]":
     """Headers that are valid in their place, anywhere in a range, whose base offset is at least ``above``.
 
-    The magic is searched for byte by byte; the CRC, seeded with segment and position, says which finds are real.
+    The magic is searched for byte by byte; the CRC, seeded with segment and position, says which finds are
+    real.
     """
     overlap = HEADER_BYTES - 1
     at = start
@@ -152,9 +179,7 @@ def headers_behind(
         at += len(data) - overlap
 
 
-def hop(
-    disk: "Disk", fd: int, segment_id: int, position: int, end: int
-) -> "Iterator[tuple[int, Header]]":
+def hop(disk: "Disk", fd: int, segment_id: int, position: int, end: int) -> "Iterator[tuple[int, Header]]":
     """Headers one after the other by their lengths, bodies unread; over damage to the next valid header."""
     size = 4096
     buffer, buffer_at = b"", 0

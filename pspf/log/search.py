@@ -30,9 +30,11 @@ def _end_of(files: "PartitionFiles", commit: "Commit", segment: "Segment") -> in
 
 
 def first_at_or_after(files: "PartitionFiles", commit: "Commit", start: int, timestamp_ms: int) -> int:
-    """The first offset from ``start`` on whose timestamp is at least ``timestamp_ms``; the visible end if none.
+    """The first offset from ``start`` on whose timestamp is at least ``timestamp_ms``; the visible end if
+    none.
 
-    Exact whatever the order of the timestamps: a stretch is skipped only when the index knows that all of it is
+    Exact whatever the order of the timestamps: a stretch is skipped only when the index knows that all of it
+    is
     earlier.
     """
     bases = _segments_from(files, commit, start)
@@ -47,7 +49,9 @@ def first_at_or_after(files: "PartitionFiles", commit: "Commit", start: int, tim
             for entry in read_index(files, segment):
                 if entry.position >= end or entry.max_before == UNKNOWN or entry.max_before >= timestamp_ms:
                     break
-                if entry.previous != at and not (at == SEGMENT_HEADER_BYTES and entry.previous == entry.position):
+                if entry.previous != at and not (
+                    at == SEGMENT_HEADER_BYTES and entry.previous == entry.position
+                ):
                     break
                 at = entry.position
             for position, header in hop(files.disk, segment.fd, segment.segment_id, at, end):
@@ -64,7 +68,12 @@ def first_at_or_after(files: "PartitionFiles", commit: "Commit", start: int, tim
 
 
 def _in_batch(
-    files: "PartitionFiles", segment: "Segment", position: int, header: "Header", timestamp_ms: int, start: int
+    files: "PartitionFiles",
+    segment: "Segment",
+    position: int,
+    header: "Header",
+    timestamp_ms: int,
+    start: int,
 ) -> int:
     if header.base_timestamp >= timestamp_ms and header.base_offset >= start:
         return header.base_offset

@@ -9,8 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pspf.errors
     from pspf.disk.real import Disk
-    from pspf.log.files import Identity
     from pspf.format.slots import Commit
+    from pspf.log.files import Identity
 
 
 def settle(files: PartitionFiles) -> int:

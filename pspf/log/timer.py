@@ -1,4 +1,6 @@
-"""Durability ``interval``: a thread that syncs what was appended, so that the bound holds when nobody appends any more."""
+"""Durability ``interval``: a thread that syncs what was appended, so that the bound holds when nobody
+appends any more.
+"""
 
 from _thread import start_new_thread
 from time import sleep

@@ -1,10 +1,12 @@
 """Append to one partition: the commit protocol of many processes without a daemon.
 
-What happens to an append, and what a stop after each step leaves, is told step by step in ARCHITECTURE.md; the numbers in the
+What happens to an append, and what a stop after each step leaves, is told step by step in ARCHITECTURE.md;
+the numbers in the
 comments below are the ones used there.
 
 - The ``lock`` file's lock is the append lock; its record is the written end.
-- A shared lock on ``commit`` is *presence*: whoever gets it exclusively knows that nobody has had the partition open
+- A shared lock on ``commit`` is *presence*: whoever gets it exclusively knows that nobody has had the
+    partition open
   without a break, and recovers.
 - Data is synced after the append lock is released, so that the kernel groups the syncs of all writers.
 - Nothing is acknowledged before the durable end in ``commit`` covers it.
@@ -25,7 +27,7 @@ from pspf.format.slots import (
     SLOT_BYTES,
     Commit,
 )
-from pspf.log.end import lock_record, settled_end
+from pspf.log.end import Placed, lock_record, settled_end
 from pspf.log.files import Identity, PartitionFiles
 
 TYPE_CHECKING = False
@@ -45,19 +47,6 @@ COMMIT_SYNC_BYTES = 16 << 20
 SMALL_APPEND = 64 << 10
 INDEX_CHUNK = 256 << 10
 NO_TIME = -(1 << 63)
-
-
-class Placed:
-    """Where a batch was written: offsets ``first``..``last``, and ``end``, the offset that must become durable."""
-
-    __slots__ = ("duplicate", "end", "first", "last", "unsynced")
-
-    def __init__(self, first: int, last: int, end: int, unsynced: int, duplicate: bool = False) -> None:
-        self.first = first
-        self.last = last
-        self.end = end
-        self.unsynced = unsynced
-        self.duplicate = duplicate
 
 
 class PartitionWriter:
@@ -128,12 +117,16 @@ class PartitionWriter:
         try:
             self.files = PartitionFiles(disk, identity, dir_fd, writable=True)
         except OSError as error:
-            raise pspf.errors.from_os(error, f"cannot open {identity} for appending", identity.path) from error
+            raise pspf.errors.from_os(
+                error, f"cannot open {identity} for appending", identity.path
+            ) from error
         try:
             self._open(tell)
         except OSError as error:
             self.files.close()
-            raise pspf.errors.from_os(error, f"cannot open {identity} for appending", identity.path) from error
+            raise pspf.errors.from_os(
+                error, f"cannot open {identity} for appending", identity.path
+            ) from error
         except BaseException:
             self.files.close()
             raise
@@ -151,7 +144,12 @@ class PartitionWriter:
                 raise self.deleted()
             zeros_end = 0
             flags = commit.flags if commit is not None else 0
-            if record is not None and commit is not None and not alone and record.generation == commit.generation:
+            if (
+                record is not None
+                and commit is not None
+                and not alone
+                and record.generation == commit.generation
+            ):
                 flags |= record.flags  # flagged by one who died before it reached ``commit``
             if commit is not None and flags & FLAG_POISONED:
                 from pspf.log.recovery import heal
@@ -188,7 +186,9 @@ class PartitionWriter:
             if self.raw != raw:
                 disk.pwrite(files.lock_fd, self.raw, 0)
             if not disk.lock_shared(files.commit_fd):
-                raise pspf.errors.IOFailed(f"cannot open {self.identity}", "its presence lock is held exclusively")
+                raise pspf.errors.IOFailed(
+                    f"cannot open {self.identity}", "its presence lock is held exclusively"
+                )
             if not commit.flags & FLAG_LINKED:
                 from pspf.log.others import link
 
@@ -202,7 +202,14 @@ class PartitionWriter:
 
     def publish_slot(self, slot: Commit, old: Commit) -> None:
         """Write ``slot``, keeping what ``old`` says about the ends."""
-        for name in ("active_base", "visible_offset", "durable_offset", "visible_position", "durable_position", "durable_last"):
+        for name in (
+            "active_base",
+            "visible_offset",
+            "durable_offset",
+            "visible_position",
+            "durable_position",
+            "durable_last",
+        ):
             setattr(slot, name, getattr(old, name))
         self.files.disk.pwrite(self.files.commit_fd, slot.encode(), slot.place)
 
@@ -215,7 +222,10 @@ class PartitionWriter:
     def _usable(self) -> None:
         if self._forks != real.forks:
             raise pspf.errors.UseAfterFork(
-                f"cannot use {self.identity}", "it was opened before a fork", "", "open the store again in the child"
+                f"cannot use {self.identity}",
+                "it was opened before a fork",
+                "",
+                "open the store again in the child",
             )
         if self._closed:
             raise pspf.errors.Closed(f"cannot append to {self.identity}", "it is closed")
@@ -394,7 +404,13 @@ class PartitionWriter:
         last, record.last_position, end.last = end.last, position, position
         raw = record.encode()
         self.raw = b""  # should this write fail, the next append takes the old record over again
-        disk.pwrite(self.files.lock_fd, raw, 0)  # 6
+        try:
+            disk.pwrite(self.files.lock_fd, raw, 0)  # 6
+        except OSError as error:
+            from pspf.log.others import take_back
+
+            take_back(self, position, error)
+            raise
         self.raw = raw
         self._appended += 1
         if self._visible_at_write:
@@ -429,13 +445,7 @@ class PartitionWriter:
             return self._commit  # type: ignore[return-value]  # nobody published since this handle did
         commit = self.files.parse_commit(raw)
         if commit is None:
-            raise pspf.errors.Damaged(
-                f"cannot append to {self.identity}",
-                "its 'commit' file is damaged",
-                f"{self.identity.path}/commit",
-                "end all writers; the next one to open it rebuilds the file",
-                path=f"{self.identity.path}/commit",
-            )
+            raise self.files.unreadable_commit()
         if commit.flags & FLAG_DELETED:
             raise self.deleted()
         if commit.flags & FLAG_POISONED or commit.generation != self.generation:
@@ -496,7 +506,8 @@ class PartitionWriter:
                 if commit.durable_offset < offset:
                     if commit.active_base != base:
                         raise pspf.errors.OutcomeUnknown(
-                            f"cannot acknowledge records of {self.identity}", "the active segment changed under a sync"
+                            f"cannot acknowledge records of {self.identity}",
+                            "the active segment changed under a sync",
                         )
                     visible = commit.visible_offset > offset
                     slot = Commit(
@@ -586,7 +597,3 @@ class PartitionWriter:
                 finally:
                     self.files.disk.close(self.end.segment.fd)
                     self.files.close()
-
-
-
-

@@ -12,9 +12,9 @@ from pspf.format.batch import FLAG_LINES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pspf.errors
     from collections.abc import Callable
 
+    import pspf.errors
     from pspf.log.reader import PartitionReader
     from pspf.store.select import Selection
     from pspf.store.store import Store

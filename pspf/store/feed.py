@@ -1,7 +1,9 @@
 """A byte stream into a topic: what ``pspf append`` does with its input.
 
-While input flows, chunks of it become batches of about a megabyte, written without a sync of their own; when it pauses, or four megabytes
-are unsynced, or it ends, everything is made durable. A failure at line N leaves what came before it appended and durable, and
+While input flows, chunks of it become batches of about a megabyte, written without a sync of their own; when
+it pauses, or four megabytes
+are unsynced, or it ends, everything is made durable. A failure at line N leaves what came before it appended
+and durable, and
 says so; nothing after it is.
 """
 
@@ -15,12 +17,13 @@ from pspf.model import Appended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pspf.errors
     from collections.abc import Callable, Sequence
 
+    import pspf.errors
     from pspf.format.batch import Encoded
+    from pspf.log.end import Placed
     from pspf.log.producers import ProducerCheck
-    from pspf.log.writer import PartitionWriter, Placed
+    from pspf.log.writer import PartitionWriter
     from pspf.store.intake import Intake
     from pspf.store.store import Store
     from pspf.store.topics import Topic
@@ -146,12 +149,22 @@ class FeedReport:
 class SyncBehind:
     """Acknowledges batches beside the encoding and writing of the next ones.
 
-    At most one sync is under way, of what was written before it began, so that no more than ``UNSYNCED_LIMIT`` is unsynced.
+    At most one sync is under way, of what was written before it began, so that no more than
+    ``UNSYNCED_LIMIT`` is unsynced.
 
     :param on_batch: told about each batch once it is acknowledged, by the thread that calls.
     """
 
-    __slots__ = ("_failure", "_last", "_on_batch", "_ready", "_running", "_telling", "_under_way", "_unsynced")
+    __slots__ = (
+        "_failure",
+        "_last",
+        "_on_batch",
+        "_ready",
+        "_running",
+        "_telling",
+        "_under_way",
+        "_unsynced",
+    )
 
     def __init__(self, on_batch: "Callable[[Appended], None] | None" = None) -> None:
         self._on_batch = on_batch
@@ -163,7 +176,9 @@ class SyncBehind:
         self._telling: "list[Appended]" = []
         self._failure: "BaseException | None" = None
 
-    def add(self, writer: "PartitionWriter", placed: "Placed", size: int, told: "Appended | None" = None) -> None:
+    def add(
+        self, writer: "PartitionWriter", placed: "Placed", size: int, told: "Appended | None" = None
+    ) -> None:
         """A batch of ``size`` bytes was written; ``told`` is passed on when it is acknowledged."""
         self._last[writer] = placed
         if told is not None:
@@ -332,9 +347,9 @@ class Feed:
         """Hand chunks to ``consume(data, last, name)``, which says how much of the data it used."""
         from select import POLLIN, poll
 
-        ready = poll()
+        ready: "poll | None" = poll()
         try:
-            ready.register(fd, POLLIN)
+            ready.register(fd, POLLIN)  # type: ignore[union-attr]
         except OSError:
             ready = None  # a kind of file that cannot be waited for
         chunk = 1 << 62 if self.options.whole else CHUNK_BYTES
@@ -379,7 +394,8 @@ class Feed:
         """The error for a record that is above the topic's limit."""
         return pspf.errors.RecordTooLarge(
             f"cannot append to '{self.topic_name}'",
-            f"a record of at least {size} bytes is above max_record_bytes ({self._topic.config.max_record_bytes})",
+            f"a record of at least {size} bytes is above max_record_bytes"
+            f" ({self._topic.config.max_record_bytes})",
             where,
             f"pspf topic alter {self.topic_name} --max-record-bytes {size}",
         )
@@ -399,7 +415,10 @@ class Feed:
         lines.pop()
         if name != self._name:
             self._name, self._line = name, 0
-        if end > self._topic.config.max_record_bytes and max(map(len, lines)) > self._topic.config.max_record_bytes:
+        if (
+            end > self._topic.config.max_record_bytes
+            and max(map(len, lines)) > self._topic.config.max_record_bytes
+        ):
             self._around_large(region, lines)
         else:
             self._put_lines(region, lines)
@@ -416,7 +435,9 @@ class Feed:
         self.put(partition, encode_lines(region, lines, timestamp, self.compress))
 
     def _around_large(self, region: bytes, lines: "list[bytes]") -> None:
-        """The lines between those that are too large; the first of them is an error, unless they are left out."""
+        """The lines between those that are too large; the first of them is an error, unless they are left
+        out.
+        """
         limit = self._topic.config.max_record_bytes
         start = first = at = 0
         for number, line in enumerate([*lines, b""]):
@@ -442,7 +463,7 @@ def counted(records: int) -> str:
 def _unreadable(error: OSError, name: str) -> "pspf.errors.Error":
     if isinstance(error, FileNotFoundError):
         missing = pspf.errors.Error(f"cannot read {name}", "no such file")
-        missing.exit_code = 66  # type: ignore[misc]
+        missing.exit_code = 66
         return missing
     if isinstance(error, IsADirectoryError):
         return pspf.errors.Usage(f"cannot read {name}", "it is a directory")

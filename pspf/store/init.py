@@ -37,12 +37,11 @@ def init_store(
     return store
 
 
-def create_store(
-    disk: Disk, path: str, shared: "str | bool | None" = None, force: bool = False
-) -> bool:
+def create_store(disk: Disk, path: str, shared: "str | bool | None" = None, force: bool = False) -> bool:
     """Make the store unless it exists; False if it does.
 
-    If we die half-way, the directory holds nothing but our own names and no ``store.toml``: the next call finishes.
+    If we die half-way, the directory holds nothing but our own names and no ``store.toml``: the next call
+    finishes.
     """
     if shared:
         disk.umask_mode = 0o660
@@ -76,7 +75,9 @@ def create_store(
             }
             if shared:
                 values["shared"] = True
-            replace_file(disk, dir_fd, STORE_FILE, encode(values, "PSPF store; pspf version says what can read it"))
+            replace_file(
+                disk, dir_fd, STORE_FILE, encode(values, "PSPF store; pspf version says what can read it")
+            )
         finally:
             disk.close(dir_fd)
         _sync_parent(disk, path)
@@ -104,7 +105,9 @@ def _make_directories(disk: Disk, path: str) -> None:
 
 
 def _sync_parent(disk: Disk, path: str) -> None:
-    """Sync the entry of ``path``. Should we die before, the first writer of a partition syncs all of them again."""
+    """Sync the entry of ``path``. Should we die before, the first writer of a partition syncs all of them
+    again.
+    """
     try:
         parent = disk.open_dir(os.path.dirname(path) or "/", follow=True)
         try:

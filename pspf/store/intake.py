@@ -1,9 +1,11 @@
-"""Input that is not taken as it is: keys, envelopes, whole files, times out of values, and inputs that can be resumed."""
+"""Input that is not taken as it is: keys, envelopes, whole files, times out of values, and inputs that can
+be resumed.
+"""
 
 import pspf
 from pspf.format.batch import FLAG_CONTROL, KIND_GAP, Encoded
-from pspf.format.encode import encode_records, headers_bytes
 from pspf.format.crc import crc32
+from pspf.format.encode import encode_records, headers_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,7 +119,8 @@ class Intake:
         self, pieces: "list[bytes]", start: int, tail: int, end: int
     ) -> "tuple[list[Item], pspf.errors.Error | None]":
         """Records out of pieces, up to the first malformed one, and the error for that."""
-        options, items = self._options, []
+        options = self._options
+        items: "list[Item]" = []
         parse = self._envelope if options.json else self._plain
         at = start
         limit = self._topic.config.max_record_bytes
@@ -188,7 +191,11 @@ class Intake:
         if options.null_empty and not item.value:
             item.value = None
         if options.preserve:
-            item.partition, item.offset, item.timestamp_ms = fields.partition, fields.offset, fields.timestamp_ms
+            item.partition, item.offset, item.timestamp_ms = (
+                fields.partition,
+                fields.offset,
+                fields.timestamp_ms,
+            )
         if options.timestamp_ms is not None:
             item.timestamp_ms = options.timestamp_ms
         elif options.timestamp_field is not None:
@@ -215,7 +222,7 @@ class Intake:
             try:
                 found = parse_time(found)
             except pspf.errors.Usage:
-                raise Invalid(f"the field {path} is not a time: {ascii(found)}") from None
+                raise Invalid(f"the field {path} is not a time: {found!a}") from None
         if not -(1 << 63) <= found < 1 << 63:
             raise Invalid(f"the field {path} is out of range")
         return int(found)
@@ -296,7 +303,7 @@ class Intake:
         if any(i.headers for i in items):
             shared = not self._options.json
             headers = items[0].headers if shared else [i.headers for i in items]
-            return encode_records(values, keys, times, headers, self._feed.compress, shared, deltas)  # type: ignore[arg-type]
+            return encode_records(values, keys, times, headers, self._feed.compress, shared, deltas)
         return encode_records(values, keys, times, None, self._feed.compress, True, deltas)
 
     def _put_preserved(self, partition: int, items: "list[Item]") -> None:

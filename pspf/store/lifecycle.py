@@ -3,13 +3,13 @@
 from os import urandom
 
 from pspf import errors
-from pspf.disk.atomic import remove_tree, replace_file
+from pspf.disk.atomic import remove_tree, replace_file, sync_ancestors
 from pspf.disk.real import CREATE_NEW
 from pspf.format.settings import BadSettings, decode, encode
 from pspf.format.slots import FILE_BYTES, FLAG_DELETED, newest_commit, parse_lock
 from pspf.log.end import copy_slot
 from pspf.model import TopicConfig
-from pspf.store.topics import check_name, TOPIC_FILE, Topic, check_settings, split_values, topic_values
+from pspf.store.topics import TOPIC_FILE, Topic, check_name, check_settings, split_values, topic_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def create_topic(store: "Store", name: str, config: "TopicConfig | None" = None)
         try:
             _finish_leftovers(store)
             if _there(store, name):
-                raise errors.Exists(f"cannot create topic '{name}'", "it exists already", "", f"pspf topic describe {name}")
+                raise errors.Exists(
+                    f"cannot create topic '{name}'", "it exists already", "", f"pspf topic describe {name}"
+                )
             topic_id = urandom(16)
             temporary = f".new-{topic_id.hex()}"
             disk.mkdir(temporary, topics_fd)
@@ -48,7 +50,7 @@ def create_topic(store: "Store", name: str, config: "TopicConfig | None" = None)
                 disk.close(dir_fd)
             # Dying before the rename leaves a .new- directory, which the next create or delete removes.
             disk.rename(temporary, name, topics_fd)
-            disk.fsync(topics_fd)
+            sync_ancestors(disk, f"{store.path}/topics/{name}", 2)
         finally:
             store.unlock_names()
     except OSError as error:
@@ -75,7 +77,9 @@ def _rewrite(store: "Store", topic: Topic, config: TopicConfig) -> None:
     try:
         replace_file(store.disk, topic.dir_fd, TOPIC_FILE, encode(values))
     except OSError as error:
-        raise errors.from_os(error, f"cannot alter topic '{topic.name}'", f"{topic.path}/{TOPIC_FILE}") from error
+        raise errors.from_os(
+            error, f"cannot alter topic '{topic.name}'", f"{topic.path}/{TOPIC_FILE}"
+        ) from error
     store.forget(topic.name)
 
 
@@ -136,7 +140,9 @@ def alter_topic_from(store: "Store", name: str, path: str) -> TopicConfig:
             before = identity.get("partitions")
             if isinstance(before, int) and config.partitions < before:
                 raise errors.BadConfig(
-                    f"cannot alter topic '{name}'", f"it has {before} partitions, and they can only be added", path
+                    f"cannot alter topic '{name}'",
+                    f"it has {before} partitions, and they can only be added",
+                    path,
                 )
             replace_file(disk, dir_fd, TOPIC_FILE, encode(topic_values(name, topic_id, created_ms, config)))
         finally:
@@ -181,7 +187,8 @@ def rename_topic(store: "Store", old: str, new: str) -> None:
 def delete_topic(store: "Store", name: str) -> None:
     """Delete a topic and all its records.
 
-    The synced rename is the commit point: dying before it leaves the topic whole, behind it the next create or delete
+    The synced rename is the commit point: dying before it leaves the topic whole, behind it the next create
+    or delete
     finishes. Then every partition is flagged under its lock, so that handles which are still open notice.
     """
     store.writable(f"delete topic '{name}'")

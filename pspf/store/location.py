@@ -59,7 +59,9 @@ def settings(option: "str | None" = None) -> "list[tuple[str, str, str]]":
 
 def _default(name: str) -> str:
     if name == "store":
-        data = environ.get("XDG_DATA_HOME") or (environ["HOME"] + "/.local/share" if environ.get("HOME") else "")
+        data = environ.get("XDG_DATA_HOME") or (
+            environ["HOME"] + "/.local/share" if environ.get("HOME") else ""
+        )
         return data + "/pspf" if data else ""
     return "auto"
 
@@ -74,6 +76,9 @@ def locate(option: "str | None" = None) -> str:
         chosen = settings()[0][1]
     if not chosen:
         raise errors.BadConfig(
-            "no store was named", "and there is no HOME to keep one in", "", "name one with: pspf -s DIR …, or PSPF_STORE"
+            "no store was named",
+            "and there is no HOME to keep one in",
+            "",
+            "name one with: pspf -s DIR …, or PSPF_STORE",
         )
     return chosen if chosen.startswith("/") else path.normpath(path.abspath(chosen))

@@ -34,7 +34,9 @@ def append_many(
     create: bool,
     shared_headers: bool = True,
 ) -> "list[Appended]":
-    """See :meth:`pspf.store.store.Store.append_many`; without ``shared_headers`` there is one list for each record."""
+    """See :meth:`pspf.store.store.Store.append_many`; without ``shared_headers`` there is one list for each
+    record.
+    """
     topic, _ = store.ensure_topic(name, create)
     count = len(values)
     if not count:
@@ -44,7 +46,9 @@ def append_many(
     if timestamps_ms is None:
         timestamps_ms = store.disk.now_ns() // 1_000_000
     elif not isinstance(timestamps_ms, int) and len(timestamps_ms) != count:
-        raise errors.Usage(f"cannot append to '{name}'", f"{len(timestamps_ms)} timestamps for {count} values")
+        raise errors.Usage(
+            f"cannot append to '{name}'", f"{len(timestamps_ms)} timestamps for {count} values"
+        )
     sizes = checked_sizes(topic, values, keys, headers, shared_headers)
     compress = topic.config.compression == "zstd"
     behind = SyncBehind()
@@ -80,7 +84,9 @@ def checked_sizes(
     headers: "Sequence[Pairs] | Pairs" = (),
     shared_headers: bool = True,
 ) -> "list[int]":
-    """The size of each record; one above the topic's ``max_record_bytes`` is refused before anything is written."""
+    """The size of each record; one above the topic's ``max_record_bytes`` is refused before anything is
+    written.
+    """
     limit = topic.config.max_record_bytes
     try:
         sizes = list(map(len, values))  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from pspf.disk.real import Disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pspf.errors
     from collections.abc import Callable
     from os import PathLike
 
+    import pspf.errors
     from pspf.store.store import Store
 
 STORE_FILE = "store.toml"
@@ -40,7 +40,9 @@ def open_store(
         except FileNotFoundError:
             dir_fd = -1
         except NotADirectoryError:
-            raise pspf.errors.NoSuchStore(f"{where} is not a PSPF store", "it is a file, not a directory") from None
+            raise pspf.errors.NoSuchStore(
+                f"{where} is not a PSPF store", "it is a file, not a directory"
+            ) from None
         except OSError as error:
             raise pspf.errors.from_os(error, "cannot open the store", where) from None
         values = None
@@ -55,7 +57,9 @@ def open_store(
         if dir_fd >= 0:
             disk.close(dir_fd)
         if not create or created or read_only:
-            why = "the directory is empty or holds other files" if dir_fd >= 0 else "there is no such directory"
+            why = (
+                "the directory is empty or holds other files" if dir_fd >= 0 else "there is no such directory"
+            )
             raise pspf.errors.NoSuchStore(
                 f"no store in {where}", why, "", "make one with: pspf init DIR, or name another with -s DIR"
             )

@@ -1,8 +1,11 @@
 """An input that is appended once however often it is fed: ``pspf append --producer NAME FILE``.
 
-Every batch records how far into the input its partition has come, the CRC of the input up to there, and how many partitions
-its records were placed by. A second run compares the whole recorded prefix before it appends anything, leaves out, record by
-record, what its partition already has, and goes on behind it. ``--new-source`` begins another input under the same
+Every batch records how far into the input its partition has come, the CRC of the input up to there, and how
+many partitions
+its records were placed by. A second run compares the whole recorded prefix before it appends anything,
+leaves out, record by
+record, what its partition already has, and goes on behind it. ``--new-source`` begins another input under
+the same
 name, one producer epoch higher; positions of older epochs no longer count.
 """
 
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from pspf.store.topics import Topic
 
 _STRIPE = 20
-"""Records without a key go to partitions in stripes of 1 MiB of the input: a function of the position alone."""
+"""Records without a key go to partitions in stripes of 1 MiB of the input: a function of the position alone.
+"""
 
 
 class Resume:
@@ -30,7 +34,17 @@ class Resume:
     ``verified_from``: the position from which on the recorded prefix has been compared completely.
     """
 
-    __slots__ = ("_epoch", "_held", "_lock_fd", "_name", "_partitions", "_positions", "_prefixes", "_store", "verified_from")
+    __slots__ = (
+        "_epoch",
+        "_held",
+        "_lock_fd",
+        "_name",
+        "_partitions",
+        "_positions",
+        "_prefixes",
+        "_store",
+        "verified_from",
+    )
 
     def __init__(self, store: "Store", topic: "Topic", name: str, new_source: bool) -> None:
         check_name(name, "producer")
@@ -53,7 +67,9 @@ class Resume:
         current = [(n, p) for n, p in known if p.epoch == self._epoch]
         self._positions = {n: p.source_position for n, p in current}
         self._prefixes = sorted({(p.source_position, p.source_crc) for _, p in current if p.source_position})
-        self._partitions = max((p.partitions for _, p in current if p.partitions), default=topic.config.partitions)
+        self._partitions = max(
+            (p.partitions for _, p in current if p.partitions), default=topic.config.partitions
+        )
         self.verified_from = self._prefixes[-1][0] if self._prefixes else 0
 
     def _take_name(self, store: "Store", topic: "Topic") -> int:
@@ -88,7 +104,9 @@ class Resume:
     # -- the recorded prefix
 
     def check_prefix(self, data: bytes, start: int, crc: int) -> None:
-        """Compare the recorded positions that lie in ``data``, which begins at ``start`` with CRC ``crc`` before it."""
+        """Compare the recorded positions that lie in ``data``, which begins at ``start`` with CRC ``crc``
+        before it.
+        """
         while self._prefixes and self._prefixes[0][0] <= start + len(data):
             position, recorded = self._prefixes.pop(0)
             if crc32(data[: position - start], crc) != recorded:
@@ -97,7 +115,9 @@ class Resume:
     def check_end(self, position: int) -> None:
         """The input ends at ``position``: it must reach as far as what was appended."""
         if self._prefixes:
-            raise self._other(f"it ends after {position} bytes, and {self._prefixes[-1][0]} were appended before")
+            raise self._other(
+                f"it ends after {position} bytes, and {self._prefixes[-1][0]} were appended before"
+            )
 
     def _other(self, why: str) -> errors.ProducerConflict:
         return errors.ProducerConflict(
@@ -152,4 +172,6 @@ class Resume:
 
     def check(self, partition: int, position: int, crc: int) -> ProducerCheck:
         """What a batch of this input says of itself."""
-        return ProducerCheck(id_of(self._name), self._name, None, position, crc, self._partitions, self._epoch)
+        return ProducerCheck(
+            id_of(self._name), self._name, None, position, crc, self._partitions, self._epoch
+        )

@@ -6,13 +6,13 @@ from zlib import crc32
 import pspf
 from pspf.disk import real
 from pspf.disk.real import Disk
-from pspf.store.topics import check_name, Topic, load_topic
+from pspf.store.topics import Topic, check_name, load_topic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pspf.errors
     from collections.abc import Callable, Iterator, Sequence
 
+    import pspf.errors
     from pspf.format.columns import Pairs
     from pspf.log.reader import PartitionReader
     from pspf.log.writer import PartitionWriter
@@ -85,8 +85,14 @@ class Store:
         except FileNotFoundError:
             disk.close(dir_fd)
             raise pspf.errors.Damaged(
-                f"cannot open the store {path}", "its directory 'topics' is missing", path, path=f"{path}/topics"
+                f"cannot open the store {path}",
+                "its directory 'topics' is missing",
+                path,
+                path=f"{path}/topics",
             ) from None
+        except OSError as error:
+            disk.close(dir_fd)
+            raise pspf.errors.from_os(error, "cannot open the store", f"{path}/topics") from None
 
     def __enter__(self) -> "Store":
         return self
@@ -181,7 +187,8 @@ class Store:
     def lock_names(self) -> None:
         """Exclude everybody else, in this process and in others, from making, renaming and deleting topics."""
         self._usable()
-        self._naming.acquire()  # the threads of a process share the descriptor, so its lock would not exclude them
+        # The threads of a process share the descriptor, so its lock would not exclude them.
+        self._naming.acquire()
         try:
             self.disk.lock(self.topics_fd)
         except BaseException:
@@ -202,7 +209,10 @@ class Store:
     def no_such_topic(self, name: str) -> "pspf.errors.NoSuchTopic":
         """The error for a topic that is not there."""
         return pspf.errors.NoSuchTopic(
-            f"no topic '{name}'", f"in the store {self.path}", "", f"pspf topic create {name}, or list them with: pspf ls"
+            f"no topic '{name}'",
+            f"in the store {self.path}",
+            "",
+            f"pspf topic create {name}, or list them with: pspf ls",
         )
 
     def partition_count(self, name: str) -> int:
@@ -264,7 +274,9 @@ class Store:
 
     # -- handles of partitions
 
-    def partition_writer(self, topic: Topic, partition: int, durability: "str | None" = None) -> "PartitionWriter":
+    def partition_writer(
+        self, topic: Topic, partition: int, durability: "str | None" = None
+    ) -> "PartitionWriter":
         """The open writer of a partition; makes its directory at the first append."""
         key = (topic.name, partition, durability)
         with self._mutex:
@@ -470,12 +482,14 @@ class Store:
     def tail(
         self,
         topic: str,
-        last: int = 10,
+        last: "int | None" = 10,
         follow: bool = True,
         selection: "Selection | None" = None,
         **options: object,
     ) -> "Iterator[Record]":
-        """The last records of a topic and, with ``follow``, every later one as it becomes visible."""
+        """The last records of a topic (None: all) and, with ``follow``, every later one as it becomes
+        visible.
+        """
         from pspf.store.reading import tail_records
 
         return tail_records(self, topic, last, follow, selection, **options)  # type: ignore[arg-type]
@@ -500,7 +514,9 @@ class Store:
 
         return usage(self, topics)
 
-    def inspect(self, topic: str, partition: int = 0, segment: "int | None" = None) -> "Iterator[dict[str, object]]":
+    def inspect(
+        self, topic: str, partition: int = 0, segment: "int | None" = None
+    ) -> "Iterator[dict[str, object]]":
         """What lies in the segments, header by header."""
         from pspf.store.inspect import inspect
 

@@ -9,8 +9,9 @@ from pspf.model import CHOICES, LIMITS, MAX_NAME, SETTINGS, TopicConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pspf.errors
     from collections.abc import Callable
+
+    import pspf.errors
 
 TOPIC_FILE = "topic.toml"
 FORMAT_VERSION = 1
@@ -32,7 +33,7 @@ def check_name(name: str, kind: str = "topic") -> str:
         why = "it names a directory"
     elif not _ALLOWED.issuperset(name):
         bad = next(c for c in name if c not in _ALLOWED)
-        why = f"it holds {ascii(bad)}; allowed are A-Z a-z 0-9 . _ -"
+        why = f"it holds {bad!a}; allowed are A-Z a-z 0-9 . _ -"
     elif name.startswith((".new-", ".del-")):
         why = "names that begin with .new- or .del- are kept for PSPF"
     if why:
@@ -81,7 +82,9 @@ class Topic:
         self.stamp = stamp
 
     def __del__(self) -> None:
-        """Close the directory when nobody uses the topic any more: another thread may still be in it when it is forgotten."""
+        """Close the directory when nobody uses the topic any more: another thread may still be in it when it
+        is forgotten.
+        """
         if self._disk is not None and self._forks == real.forks:
             try:
                 self._disk.close(self.dir_fd)
@@ -109,12 +112,16 @@ def check_settings(values: "dict[str, object]") -> TopicConfig:
     config = TopicConfig()
     for name, value in values.items():
         if name not in SETTINGS:
-            raise pspf.errors.BadConfig("unknown topic setting", name, "", f"settings are: {', '.join(SETTINGS)}")
+            raise pspf.errors.BadConfig(
+                "unknown topic setting", name, "", f"settings are: {', '.join(SETTINGS)}"
+            )
         default = getattr(_DEFAULTS, name)
         if type(value) is not type(default):
             raise pspf.errors.BadConfig(f"bad value for {name}", f"{value!r} is not a {_kind(default)}")
         if name in CHOICES and value not in CHOICES[name]:
-            raise pspf.errors.BadConfig(f"bad value for {name}", f"{value!r} is none of: {', '.join(CHOICES[name])}")
+            raise pspf.errors.BadConfig(
+                f"bad value for {name}", f"{value!r} is none of: {', '.join(CHOICES[name])}"
+            )
         if name in LIMITS and not LIMITS[name][0] <= value <= LIMITS[name][1]:  # type: ignore[operator]
             low, high = LIMITS[name]
             raise pspf.errors.BadConfig(f"bad value for {name}", f"{value} is not between {low} and {high}")
@@ -126,7 +133,9 @@ def _kind(default: object) -> str:
     return {"int": "whole number", "str": "string", "bool": "true or false"}[type(default).__name__]
 
 
-def topic_values(name: str, topic_id: bytes, created_ms: int, config: TopicConfig) -> "dict[str, str | int | bool]":
+def topic_values(
+    name: str, topic_id: bytes, created_ms: int, config: TopicConfig
+) -> "dict[str, str | int | bool]":
     """What stands in ``topic.toml``, in order."""
     values: "dict[str, str | int | bool]" = {
         "format_version": FORMAT_VERSION,
@@ -152,7 +161,9 @@ def split_values(values: "dict[str, str | int | bool]", where: str) -> "tuple[by
         topic_id = bytes.fromhex(str(values["topic_id"]))
         created_ms = int(values["created_ms"])
     except (KeyError, ValueError):
-        raise pspf.errors.Damaged("cannot open the topic", "topic_id or created_ms is missing", where, path=where) from None
+        raise pspf.errors.Damaged(
+            "cannot open the topic", "topic_id or created_ms is missing", where, path=where
+        ) from None
     if len(topic_id) != 16:
         raise pspf.errors.Damaged("cannot open the topic", "topic_id is not 32 hex digits", where, path=where)
     rest = {k: v for k, v in values.items() if k not in ("format_version", "topic_id", "name", "created_ms")}
@@ -160,7 +171,12 @@ def split_values(values: "dict[str, str | int | bool]", where: str) -> "tuple[by
 
 
 def load_topic(
-    disk: Disk, topics_fd: int, topics_path: str, name: str, read_only: bool, tell: "Callable[[str], None] | None"
+    disk: Disk,
+    topics_fd: int,
+    topics_path: str,
+    name: str,
+    read_only: bool,
+    tell: "Callable[[str], None] | None",
 ) -> "Topic | None":
     """The topic of that name; None if there is none.
 
@@ -179,7 +195,9 @@ def load_topic(
         values = None
         inode = 0
         try:
-            inode = disk.stat_name(TOPIC_FILE, dir_fd).st_ino  # before it is read: a later change is then noticed
+            inode = disk.stat_name(
+                TOPIC_FILE, dir_fd
+            ).st_ino  # before it is read: a later change is then noticed
             data = disk.read_file(TOPIC_FILE, 1 << 16, dir_fd)
             values = decode(data)
         except FileNotFoundError:

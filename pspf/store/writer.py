@@ -1,7 +1,9 @@
 """A writer that may gather records: many appends, one batch, one sync.
 
-Without ``linger_ms`` each append is written and acknowledged before it returns. With it, ``append`` returns at once with a
-:class:`Ticket`; the records go out when ``linger_ms`` have passed, a megabyte has gathered, or ``flush`` is called. Only
+Without ``linger_ms`` each append is written and acknowledged before it returns. With it, ``append`` returns
+at once with a
+:class:`Ticket`; the records go out when ``linger_ms`` have passed, a megabyte has gathered, or ``flush`` is
+    called. Only
 ``ticket.wait()`` and ``flush()`` are acknowledgements.
 """
 
