@@ -14,6 +14,7 @@ from itertools import count
 import pspf
 from pspf.model import Appended, TopicConfig
 from pspf.store.store import Store
+from pspf.store.writer import Ticket
 
 
 def value_of(name: str, number: int) -> bytes:
@@ -90,17 +91,22 @@ def batch(store: Store, topic: str, name: str, options: Options) -> None:
 
 def gather(store: Store, topic: str, name: str, options: Options) -> None:
     """A writer that gathers for a moment; each flush is an acknowledgement."""
+    waiting: list[tuple[Ticket, int]] = []
+
+    def tell_all() -> None:
+        for gone, first in waiting:
+            (row,) = gone.wait()
+            acknowledge(row, first)
+        waiting.clear()
+
     with store.writer(topic, linger_ms=3, durability=options.text("durability"), create=False) as writer:
-        waiting: list[tuple[object, int]] = []
         for number in options.numbers():
             ticket = writer.append(value_of(name, number))
             if not waiting or waiting[-1][0] is not ticket:
                 waiting.append((ticket, number))
             if number % 25 == 24:
-                for gone, first in waiting:
-                    (row,) = gone.wait()  # type: ignore[attr-defined]
-                    acknowledge(row, first)
-                waiting.clear()
+                tell_all()
+        tell_all()
 
 
 def sequence(store: Store, topic: str, name: str, options: Options) -> None:

@@ -23,7 +23,7 @@ SEQUENCE_MASK = 0xFFFFFFFF
 
 
 class Producer:
-    """What a partition knows of one producer. ``ranges``: its last batches as (sequence, count, base offset)."""
+    """What a partition knows of one producer. ``ranges``: its last (sequence, count, base offset)."""
 
     __slots__ = (
         "epoch",

@@ -1,17 +1,14 @@
 """What recovery does with the end of a log: a pure function, one row of the table after the other.
 
 E is the offset up to which something proves that records were acknowledged: the durable end in ``commit``,
-the durable
-end named in any header found in its place (also behind a break), the base of a successor. F is the end of
-the last
-valid batch.
+the durable end named in any header found in its place (also behind a break), the base of a successor. F is
+the end of the last valid batch.
 
 =====================================================  =========  ===========================================
 found (the first row that matches)                     decision   then
 =====================================================  =========  ===========================================
 E above F                                              LOST       nothing is cut; a new segment begins at E,
-the
-                                                                  gap F..E recorded in its header
+                                                                  the gap F..E recorded in its header
 only zeros, or nothing, behind F                       CLEAN      end of the log
 ``commit`` unreadable, and bytes behind F              DOUBT      nothing is cut; appends wait for ``repair``
 bytes behind F                                         TORN       never acknowledged: to quarantine, then cut

@@ -166,13 +166,20 @@ def give_back(writer: "PartitionWriter", size: int) -> None:
         pass
 
 
-def take_back(writer: "PartitionWriter", position: int, error: OSError) -> None:
+def take_back(writer: "PartitionWriter", before: bytes, position: int, error: OSError) -> None:
     """A batch was written whose end could not be recorded: make it no batch, or the next recovery would
     adopt it.
 
+    :param before: the ``lock`` record that is still in force.
     :raises pspf.errors.OutcomeUnknown: that failed, too.
     """
+    record = parse_lock(before)
+    if record is not None:
+        writer.end.take(record)
+        writer.record = record
     try:
+        # The failed write may have gone through all the same: first the old record, only then the batch.
+        writer.files.disk.pwrite(writer.files.lock_fd, before, 0)
         writer.files.disk.pwrite(writer.end.segment.fd, bytes(HEADER_BYTES), position)
     except OSError:
         raise pspf.errors.OutcomeUnknown(

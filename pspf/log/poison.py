@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def poison(writer: "PartitionWriter", why: str) -> None:
-    """Flag the partition before the error is reported, so that nobody acknowledges what a failed sync lost."""
+    """Flag the partition before the error is told: nobody may acknowledge what a failed sync lost."""
     writer.poisoned = why
     try:
         writer.files.disk.lock(writer.files.lock_fd)

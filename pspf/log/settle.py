@@ -59,7 +59,7 @@ def settle(files: PartitionFiles) -> int:
 
 
 def make_anew(disk: "Disk", identity: "Identity", dir_fd: int) -> None:
-    """Put an empty ``commit`` where there is none, for :func:`settle` to fill; it is derived, like ``lock``."""
+    """Put an empty ``commit`` where there is none, for :func:`settle` to fill; it is derived."""
     try:
         disk.close(disk.open("commit", CREATE, dir_fd))
     except OSError as error:

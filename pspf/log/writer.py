@@ -402,14 +402,14 @@ class PartitionWriter:
         record.producers_position = end.producers = NO_TABLE if back == NO_TABLE else position - back
         record.last_append_ns = end.append_ns = append_ns
         last, record.last_position, end.last = end.last, position, position
-        raw = record.encode()
+        raw, before = record.encode(), self.raw
         self.raw = b""  # should this write fail, the next append takes the old record over again
         try:
             disk.pwrite(self.files.lock_fd, raw, 0)  # 6
         except OSError as error:
             from pspf.log.others import take_back
 
-            take_back(self, position, error)
+            take_back(self, before, position, error)
             raise
         self.raw = raw
         self._appended += 1

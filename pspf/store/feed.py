@@ -132,7 +132,7 @@ class FeedOptions:
 
 
 class FeedReport:
-    """What became of the input. ``partial``: bytes of a line that a signal cut short; they were not appended."""
+    """What became of the input. ``partial``: bytes of a line that a signal cut short, not appended."""
 
     __slots__ = ("bytes", "duplicates", "interrupted", "invalid", "partial", "records", "skipped")
 

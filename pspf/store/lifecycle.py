@@ -1,4 +1,4 @@
-"""Create, alter, rename and delete topics. Whoever changes a name holds the lock of the ``topics`` directory."""
+"""Create, alter, rename and delete topics. Who changes a name holds the lock of ``topics``."""
 
 from os import urandom
 

@@ -185,7 +185,7 @@ class Store:
             return False
 
     def lock_names(self) -> None:
-        """Exclude everybody else, in this process and in others, from making, renaming and deleting topics."""
+        """Exclude everybody else, here and in other processes, from making and removing topics."""
         self._usable()
         # The threads of a process share the descriptor, so its lock would not exclude them.
         self._naming.acquire()

@@ -227,7 +227,7 @@ def load_topic(
 
 
 def _looks_whole(data: bytes) -> bool:
-    """Whether a file whose checksum fails would be a valid topic otherwise: then somebody may have meant it."""
+    """Whether a file whose checksum fails would be valid otherwise: somebody may have meant it."""
     try:
         split_values(decode(data, check=False), "")
     except (BadSettings, pspf.errors.Error):

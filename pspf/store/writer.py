@@ -254,7 +254,7 @@ class Writer:
             self._untold.remove(ticket)
 
     def close(self) -> None:
-        """Flush and end. Errors of gatherings whose ticket nobody waited for come out here or in ``flush``."""
+        """Flush and end. Errors that no ticket has told come out here or in ``flush``."""
         if self._closed:
             return
         try:
