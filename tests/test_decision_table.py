@@ -147,6 +147,20 @@ def test_the_durable_end_in_a_later_header_is_evidence_where_commit_is_gone(stor
     assert [(a, b) for _, a, b in damage(store_dir)] == [(4, 4)]
 
 
+def test_every_header_behind_a_break_is_evidence_not_only_the_first(store_dir: Path) -> None:
+    """Two neighbours damaged and ``commit`` gone: the whole batch behind them proves that they were
+    acknowledged.
+    """
+    filled(store_dir, 10)
+    (segment,) = segments(store_dir)
+    flip(segment, batches(segment)[7].position + 60)
+    flip(segment, batches(segment)[8].position + HEADER_BYTES + 30)
+    overwrite(partition(store_dir) / "commit", 0, bytes(1024))
+    with reopened(store_dir) as store:
+        assert store.append(TOPIC, value(10)).first == 10
+        assert read_all(store)[0] == all_but(11, 7, 8)
+
+
 def test_an_end_that_nobody_knows_waits_for_repair(store_dir: Path) -> None:
     """Both slots of ``commit`` damaged, and the last batch too: nothing says whether it was acknowledged."""
     filled(store_dir, 10)

@@ -10,7 +10,7 @@ import pytest
 
 import pspf
 from pspf import errors
-from pspf.format.batch import HEADER_BYTES
+from pspf.format.batch import FLAG_CONTROL, HEADER_BYTES, KIND_TABLE, Encoded
 from pspf.format.segment import SEGMENT_HEADER_BYTES, segment_name
 from pspf.format.slots import Start, fold
 from pspf.model import TopicConfig
@@ -164,6 +164,23 @@ def test_misplaced_segments_of_one_partition(store_dir: Path) -> None:
         records, _ = read_all(store)
         assert records == all_but(700, *gone)
     appends_go_on(store_dir, 700)
+
+
+def test_a_damaged_control_batch_at_the_end_of_a_sealed_segment_costs_no_record(store_dir: Path) -> None:
+    filled(store_dir, 100, SMALL_SEGMENTS)
+    with reopened(store_dir) as store:
+        table = Encoded([b"\0"], 0, 0, FLAG_CONTROL, KIND_TABLE)
+        store.partition_writer(store.topic(TOPIC), 0).append(table)
+        store.append_many(TOPIC, [value(n) for n in range(100, 250)])
+    sealed = segments(store_dir)[0]
+    last = batches(sealed)[-1]
+    assert (last.first, base(segments(store_dir)[1])) == (100, 100), "this test needs a roll behind the table"
+    for place in (30, HEADER_BYTES):
+        flip(sealed, last.position + place)
+        assert [(first, behind) for _, first, behind in damage(store_dir)] == [(-1, -1)]
+        with reopened(store_dir) as store:
+            assert read_all(store) == (all_but(250), [])
+        flip(sealed, last.position + place)
 
 
 def test_a_stray_copy_just_before_a_boundary(store_dir: Path) -> None:

@@ -310,7 +310,6 @@ def copies(store_dir: Path, count: int, segment_bytes: int) -> None:
             with pspf.open(str(copy)) as store:
                 before.append(append_to_each(store, "t", partitions, number))
                 damage = [finding for finding in store.verify().findings if finding.severity == "damage"]
-                assert segment_bytes == 65536 or not damage, damage
                 seen = check_copy(store, partitions, before, damage)
                 torn += bool(damage)
             shutil.rmtree(copy)
@@ -335,8 +334,9 @@ def copied_live(store_dir: Path, copy: Path) -> None:
 def check_copy(store: Store, partitions: int, acked: list[Acknowledged], damage: list[Finding]) -> int:
     """What was acknowledged before is there, and nothing is wrong; how many records there are.
 
-    Segments that began after ``cp`` had listed the directory are not in the copy, and ``commit``, which is
-    copied later, may know of them: then the copy names the records that it lacks. All of those came later.
+    ``cp`` does not copy all files at one instant. Where ``commit`` is copied after the log, or knows of segments
+    that began after ``cp`` had listed the directory, the copy names the records that it lacks. All of those
+    came while it was made.
     """
     found: Found = {partition: [] for partition in range(partitions)}
     for record in store.read("t", skip_damaged=True):

@@ -128,6 +128,13 @@ def load(files: "PartitionFiles", end: "End", state: "ProducerState | None" = No
     return state
 
 
+def known_producer(writer: "PartitionWriter", producer_id: int) -> "Producer | None":
+    """What the log knows of a producer now."""
+    writer.refreshed_end()
+    state = writer.producers = load(writer.files, writer.end, writer.producers)
+    return state.known.get(producer_id)
+
+
 def table_of(state: ProducerState, now_ms: int) -> Encoded:
     """The table batch for ``state``, without producers that were not used for seven days."""
     for p in list(state.known.values()):

@@ -26,6 +26,7 @@ from pspf.format.slots import (
     FLAG_ROLLING,
     SLOT_BYTES,
     Commit,
+    parse_lock,
 )
 from pspf.log.end import Placed, lock_record, settled_end
 from pspf.log.files import Identity, PartitionFiles
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     import pspf.errors
     from pspf.disk.real import Disk
-    from pspf.format.producers import Producer
     from pspf.log.producers import ProducerCheck, ProducerState
     from pspf.log.recovery import Report
 
@@ -267,20 +267,21 @@ class PartitionWriter:
             finally:
                 self.files.disk.unlock(self.files.lock_fd)
 
-    def producer(self, producer_id: int) -> "Producer | None":
-        """What the log knows of a producer."""
-        from pspf.log.producers import load
-
-        self.refreshed_end()
-        with self._mutex:
-            self.producers = load(self.files, self.end, self.producers)
-            return self.producers.known.get(producer_id)
-
     def _refresh(self, raw: bytes) -> None:
         """Somebody else wrote the ``lock`` record since we last did: take it over."""
+        self._max_time = None
+        record = parse_lock(raw)
+        if (
+            record is not None
+            and not record.flags
+            and record.generation == self.generation
+            and record.active_base == self.end.segment.base
+        ):
+            self.end.take(record)
+            self.record, self.raw = record, raw
+            return
         from pspf.log.others import refresh
 
-        self._max_time = None
         refresh(self, raw)
 
     def retire(self, fd: int) -> None:

@@ -72,10 +72,11 @@ class Output:
     :raises pspf.errors.IOFailed: the operating system refused the bytes.
     """
 
-    __slots__ = ("_parts", "_pending", "fd")
+    __slots__ = ("_grown", "_parts", "_pending", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._grown = False
         self._parts: "list[bytes | memoryview]" = []
         self._pending = 0
 
@@ -92,6 +93,11 @@ class Output:
         self._parts, self._pending = [], 0
         if not pending:
             return
+        if pending > _JOIN_BYTES and not self._grown:
+            self._grown = True
+            from pspf.disk.real import grow_pipe
+
+            grow_pipe(self.fd)
         if len(parts) > 1 and pending <= _JOIN_BYTES:
             parts = [b"".join(parts)]
         try:

@@ -13,7 +13,7 @@ from pspf import errors
 from pspf.disk.real import CREATE
 from pspf.format.crc import crc32
 from pspf.format.producers import id_of
-from pspf.log.producers import ProducerCheck
+from pspf.log.producers import ProducerCheck, known_producer
 from pspf.store.topics import check_name
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ class Resume:
                 store.disk.stat_name(str(partition), topic.dir_fd)
             except FileNotFoundError:
                 continue
-            found = store.partition_writer(topic, partition).producer(id_of(name))
+            found = known_producer(store.partition_writer(topic, partition), id_of(name))
             if found is not None:
                 known.append((partition, found))
         self._epoch = max((p.epoch for _, p in known), default=0)
