@@ -35,7 +35,7 @@ say "3. A writer gets $total flights through a pipe, and is killed with SIGKILL 
 echo "$ flights | pspf append flights -K '\\t' --producer flights.csv --ack & kill -9 \$!"
 half=$((total / 2))
 mkfifo "$work/pipe"
-{ keyed | { head -n "$half"; sleep 30; cat; } 2>/dev/null || true; } >"$work/pipe" &
+{ keyed | { head -n "$half"; sleep 30; cat; } || true; } >"$work/pipe" 2>/dev/null &
 feeder=$!
 pspf append flights -K '\t' --producer flights.csv --ack <"$work/pipe" >"$work/acks" &
 writer=$!
@@ -59,7 +59,7 @@ keyed | pspf append flights -K '\t' --producer flights.csv
 run pspf ls
 
 say "5. Every byte is checked."
-run pspf verify
+run pspf verify -v
 
 say "6. Flights by carrier, from the topic and from the file."
 pspf cat flights | cut -d, -f10 | sort | uniq -c | sort -rn >"$work/from-topic"

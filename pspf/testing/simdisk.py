@@ -2,8 +2,8 @@
 
 :class:`SimDisk` is one process's view of a simulated machine; ``process()`` gives another process its own
 descriptors and locks on the same files. Errors, short reads and locks are those of Linux
-(``tests/test_simdisk.py`` runs the same calls on a real directory and compares). What a power cut may leave
-is told by :mod:`pspf.testing.crashes`, which calls may fail and how by :mod:`pspf.testing.faults`.
+(``tests/test_simdisk_real.py`` makes the same calls on a real directory and compares). What a power cut may
+leave is told by :mod:`pspf.testing.crashes`, which calls may fail and how by :mod:`pspf.testing.faults`.
 
 Not simulated: symlinks, permissions, hard links, access and change times, and calls that run at the same
 instant: a call happens as a whole, or up to the point where ``stop_after`` ends it.
