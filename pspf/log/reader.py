@@ -474,6 +474,9 @@ class PartitionReader:
             resume = min(header.base_offset, end_offset)  # it is whole; what should come before it is missing
         elif header is not None and fault == "batch CRC mismatch" and position + header.size <= end:
             resume = header.next_offset
+            if resume <= self.next_offset:  # a control batch: no record is missing, and verify names it
+                self.position, self._chain = position + header.size, header.crc
+                return []
         else:
             from pspf.log.scan import headers_behind
 
@@ -485,10 +488,15 @@ class PartitionReader:
             )
             if following is not None:
                 resume = min(following[1].base_offset, end_offset)
-                if resume == self.next_offset:
-                    resume = following[1].next_offset
+                if resume == self.next_offset < end_offset:  # the same: what comes next is there
+                    self.position, self._chain = following[0], None
+                    return []
+        if self.next_offset >= end_offset:
+            # No record is missing here: what is wrong lies behind the last one, and verify names it.
+            self._chain = None
+            return self._leave(segment, commit, end_offset)
         if resume <= self.next_offset:
-            resume = max(end_offset, self.next_offset + 1)
+            resume = end_offset
         raise self._damaged(fault, segment.base, position, resume)
 
     def _damaged(self, fault: str, base: int, position: int, resume: int) -> "pspf.errors.Damaged":

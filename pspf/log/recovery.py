@@ -185,6 +185,7 @@ class Recovery:
         scanner = Scanner(
             disk, segment.fd, segment.segment_id, end.position, end.offset, end.chain, disk.size(segment.fd)
         )
+        surveyed = False
         while True:
             position = scanner.position
             header = scanner.step()
@@ -199,8 +200,11 @@ class Recovery:
                 disk, segment.fd, segment.segment_id, position + 1, scanner.size, end.offset
             ):
                 if found.durable_end > end.offset:
-                    proof = at, found
-                    break
+                    proof = proof or (at, found)
+                    self.evidence = max(self.evidence, found.durable_end)
+                    if surveyed:
+                        break
+            surveyed = True  # every header behind the first break is evidence, not only the next one
             if proof is None:
                 return
             # A header in its place knew records from here on to be durable: they were acknowledged, and are

@@ -77,7 +77,7 @@ class SegmentWalk:
             self._open_end()
         else:
             # Where the next segment follows another one, what is missing in between is told by the boundary.
-            self._to(end, place, linked or ahead is None)
+            self._to(end, place, linked or ahead is None, linked or active)
         check.advance(self._size)
         self.offset, self.chain = scanner.offset, scanner.chain
         if active and self.whole and scanner.position == place:
@@ -89,9 +89,11 @@ class SegmentWalk:
         if self.whole:
             self._index.compare(check, self._path, scanner.position if not active else min(place, self._size))
 
-    def _to(self, end: int, place: int, exact: bool) -> None:
-        """Every batch up to offset ``end``, which is at byte ``place``; not ``exact``: or to where they
-        cease before.
+    def _to(self, end: int, place: int, exact: bool, certain: bool) -> None:
+        """Every batch up to offset ``end`` and byte ``place``.
+
+        :param exact: they reach ``end``; otherwise to where they cease, and the boundary tells the rest.
+        :param certain: ``place`` was recorded, and is not just the size of the file.
         """
         check, scanner = self._check, self._scanner
         seen_twice = -1
@@ -116,7 +118,7 @@ class SegmentWalk:
                     return
                 self._accept(header, position)
                 continue
-            if scanner.fault and scanner.offset == end and place == self._size:
+            if scanner.fault and scanner.offset == end and not certain:
                 return  # whatever it is, it lies behind the last record: see _long
             if scanner.fault and seen_twice != position:
                 seen_twice = position  # who reads while a writer writes can have read too early
@@ -138,9 +140,10 @@ class SegmentWalk:
         elif scanner.size < place or (scanner.fault and scanner.position < scanner.size):
             # The records are all there; a control batch at the end is not.
             self._broken()
+            kind = "segment-short" if scanner.size < place else _kind_of(scanner.fault)
             detail = scanner.fault or f"{self._size} bytes, where {place} are expected"
             length = place - scanner.position
-            check.add("segment-short", DAMAGE, detail, self._path, -1, -1, scanner.position, length)
+            check.add(kind, DAMAGE, detail, self._path, -1, -1, scanner.position, length)
 
     def _accept(self, header: "Header", position: int) -> None:
         check, scanner = self._check, self._scanner
