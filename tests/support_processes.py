@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
+
+import pytest
 
 import pspf
 from pspf.store.store import Store
@@ -20,6 +22,17 @@ from tests.support_worker import value_of, whose
 WORKER = Path(__file__).with_name("support_worker.py")
 PATIENCE = 60
 """Seconds after which something that must happen is held not to happen. Never a measure."""
+
+
+_started: list["Running"] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Processes that a failed test did not come to end. Import it where processes are started."""
+    yield
+    while _started:
+        _started.pop().kill()
 
 
 class Running:
@@ -38,6 +51,7 @@ class Running:
                 env=clean_environment(scratch),
                 cwd=scratch,
             )
+        _started.append(self)
 
     def lines(self) -> list[str]:
         """Whole lines of standard output so far; one that a kill cut short is left out."""

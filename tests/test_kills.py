@@ -23,6 +23,7 @@ from tests.support_processes import (
     check_follower,
     check_records,
     check_store,
+    nothing_left_running,  # noqa: F401
     start_command,
     start_worker,
 )

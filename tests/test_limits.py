@@ -11,7 +11,12 @@ import pytest
 import pspf as library
 from pspf.model import TopicConfig
 from tests.conftest import Pspf
-from tests.support_processes import Running, start_command, wait_until
+from tests.support_processes import (
+    Running,
+    nothing_left_running,  # noqa: F401
+    start_command,
+    wait_until,
+)
 
 MIB = 1 << 20
 

@@ -5,6 +5,7 @@ Writers, followers, and those who make, change, delete and copy things meanwhile
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.support_processes import (
     check_follower,
     check_records,
     check_store,
+    nothing_left_running,  # noqa: F401
     start_command,
     start_worker,
     wait_until,
@@ -304,17 +306,23 @@ def copies(store_dir: Path, count: int, segment_bytes: int) -> None:
         for writer in writers:
             writer.wait_for_lines(10)
         for number in range(count):
+            time.sleep(0.1)
             before = [acknowledged(writer) for writer in writers]
             copy = store_dir.parent / "copy"
             copied_live(store_dir, copy)
+            # They rest while the copy is looked at, or each look would take longer than the one before.
+            for writer in writers:
+                writer.process.send_signal(signal.SIGSTOP)
             with pspf.open(str(copy)) as store:
                 after = append_to_each(store, "t", partitions, number)
                 damage = [finding for finding in store.verify().findings if finding.severity == "damage"]
                 seen = check_copy(store, partitions, before, damage)
                 torn += bool(damage)
-                for partition, first, number_in_after, _ in after.rows:
+                for partition, first, mine, _ in after.rows:
                     (record,) = store.read("t", partitions=[partition], ranges=[f"{first}:"])
-                    assert record.value == value_of(after.name, number_in_after)
+                    assert record.value == value_of(after.name, mine)
+            for writer in writers:
+                writer.process.send_signal(signal.SIGCONT)
             shutil.rmtree(copy)
     finally:
         for writer in writers:
@@ -383,3 +391,23 @@ def test_a_follower_that_waits_for_its_topic(store_dir: Path, pspf: Pspf) -> Non
     assert pspf("-s", store_dir, "append", "t", input=b"one\ntwo\n").returncode == 0
     assert follower.wait_for_lines(2) == ["one", "two"]
     follower.kill()
+
+
+def test_a_batch_above_segment_bytes_behind_a_producer_table_does_not_replace_the_segment(
+    store_dir: Path,
+) -> None:
+    """A segment with nothing but its table is empty: rolling it made a new file of the same name, and a second
+    writer went on in the old one, which nobody could read any more.
+    """
+    path = str(store_dir / "store")
+    with pspf.open(path) as first, pspf.open(path) as second:
+        first.create_topic("t", TopicConfig(segment_bytes=65536))
+        first.append("t", b"known", producer="p", sequence=0)
+        second.append("t", b"x" * 60_000)
+        first.append("t", b"y" * 30_000)  # rolls: a segment that begins with the table
+        for number in range(3):
+            first.append("t", b"large" * 20_000, producer="p", sequence=number + 1)
+            second.append("t", b"small %d" % number)
+        values = [record.value for record in second.read("t")]
+        assert len(values) == 9 and values[-1] == b"small 2"
+        assert second.verify().ok

@@ -22,6 +22,7 @@ from tests.support_processes import (
     acknowledged,
     check_records,
     check_store,
+    nothing_left_running,  # noqa: F401
     start_command,
     start_worker,
 )

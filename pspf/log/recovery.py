@@ -261,7 +261,12 @@ class Recovery:
             # The slot names the new end durably before the successor gets its name: the next opener must
             # look for it.
             offset = max(self.evidence, end.offset)
-            previous = slot_of(previous, end, previous.flags, previous.generation, offset)
+            generation = previous.generation
+            if offset == end.segment.base:
+                generation += (
+                    1  # the new one takes the name of the old: handles that have that one open must end
+                )
+            previous = slot_of(previous, end, previous.flags, generation, offset)
             _write_slot(files, previous, sync=True)
             if offset == end.segment.base:
                 from pspf.log.quarantine import quarantine

@@ -352,7 +352,7 @@ class PartitionWriter:
                 f"cannot append to {self.identity} at offset {expect_offset}", f"its end is {end.offset}"
             )
         size = HEADER_BYTES + encoded.body_length
-        if end.position + size > self.identity.config.segment_bytes and end.last:
+        if end.position + size > self.identity.config.segment_bytes and end.offset > end.segment.base:
             from pspf.log.roll import roll
 
             roll(self)
