@@ -395,8 +395,8 @@ def test_a_follower_that_waits_for_its_topic(store_dir: Path, pspf: Pspf) -> Non
 
 
 def test_a_large_batch_behind_a_producer_table_does_not_replace_the_segment(store_dir: Path) -> None:
-    """A segment with nothing but its table is empty: rolling it made a new file of the same name, and a second
-    writer went on in the old one, which nobody could read any more.
+    """Rolling a segment with nothing but its table made a new file of the same name; others that had the
+    old one open synced that one instead, and called durable what was not.
     """
     path = str(store_dir / "store")
     with pspf.open(path) as first, pspf.open(path) as second:
@@ -410,6 +410,8 @@ def test_a_large_batch_behind_a_producer_table_does_not_replace_the_segment(stor
         writer.files.disk.unlock(writer.files.lock_fd)
         other.refreshed_end()
         first.append("t", b"large" * 20_000, producer="p", sequence=1)
+        inodes = [each.files.disk.stat(each.end.segment.fd).st_ino for each in (writer, other)]
+        assert inodes[0] == inodes[1]
         second.append("t", b"small")
         values = [record.value for record in first.read("t")]
         assert values == [b"known", b"seen", b"large" * 20_000, b"small"]
