@@ -112,11 +112,12 @@ def test_neighbouring_damage_of_one_kind_is_one_finding(store_dir: Path) -> None
 
 def test_verify_beside_writers_that_append_and_roll_finds_nothing(store_dir: Path) -> None:
     program = (
-        "import sys, pspf\n"
+        "import sys, time, pspf\n"
         "store = pspf.open(sys.argv[1])\n"
         "print('ready', flush=True)\n"
-        "while True:\n"
+        "while True:\n"  # some twenty rolls a second; without a pause the log outgrows who reads all of it
         "    store.append('t', b'v' * 700)\n"
+        "    time.sleep(0.001)\n"
     )
     with pspf.open(str(store_dir)) as store:
         store.create_topic(TOPIC, TopicConfig(segment_bytes=64 << 10, durability="os"))
