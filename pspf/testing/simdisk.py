@@ -146,10 +146,13 @@ class SimDisk(Process):
     def listdir(self, dir_fd: int) -> list[str]:
         """As :meth:`pspf.disk.real.Disk.listdir`."""
         self._begin("listdir", self._name(dir_fd))
-        node = self._get(dir_fd).node
+        # The real call opens "." below the descriptor, so that is the name in its errors.
+        try:
+            node = self._get(dir_fd).node
+        except OSError as error:
+            raise os_error(error.errno or 0, ".") from None
         if not isinstance(node, Directory):
-            # What the real call puts into its error as the name is the descriptor's number.
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), dir_fd)
+            raise os_error(errno.ENOTDIR, ".")
         return list(node.entries)
 
     def read_stable(self, fd: int, name: str, dir_fd: int, length: int, position: int) -> bytes:
