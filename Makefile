@@ -36,10 +36,9 @@ faults: .venv-dev/.pspf ## crashes, kills and injected errors, with the figures
 	@scripts/compile $(BIN)/python
 	$(BIN)/python -m pytest -n $(JOBS) -m faults -rP --timeout=1200
 
-soak: .venv-dev/.pspf ## the same without end in sight: SOAK_MINUTES=60
+soak: .venv-dev/.pspf ## the same with the large figures, for SOAK_MINUTES=60 and on from there the next time
 	@scripts/compile $(BIN)/python
-	SOAK_MINUTES=$(SOAK_MINUTES) HYPOTHESIS_PROFILE=soak \
-		$(BIN)/python -m pytest -m soak -rP --timeout=0
+	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m tests.soak --jobs $(JOBS)
 
 ci-tools: ## the Debian packages that tests use
 	@scripts/ci-tools
@@ -64,7 +63,7 @@ lock: ## pin the dependencies of pyproject.toml anew
 	@PYTHON=$(PYTHON) scripts/lock
 
 clean: ## remove environments, bytecode and what tests left
-	rm -rf .venv .venv-dev .venvs .test-data .hypothesis .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-dev .venvs .test-data .soak .hypothesis .mypy_cache .ruff_cache .pytest_cache build dist
 	find pspf cmds tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was made from, so that nothing is installed twice. Each environment is made

@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support_figures import (
+    figure,  # noqa: F401
+    pytest_sessionfinish,  # noqa: F401
+    pytest_terminal_summary,  # noqa: F401
+)
+
 ROOT = Path(__file__).resolve().parent.parent
 
-# A shell starts what it puts into the background with SIGINT ignored, and that is inherited by every process
-# that a test starts, and interrupts.
+# Shells start what they put into the background with SIGINT ignored, nohup with SIGHUP ignored, and that is
+# inherited by every process that a test starts, and wants to stop. A handler is not inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
 
 # No deadline: a test must not fail because the machine is busy. Time is measured by `pspf bench`, never here.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)

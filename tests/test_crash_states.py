@@ -9,8 +9,9 @@ import errno
 import os
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,13 +36,16 @@ from pspf.testing.scenarios import (
     SingleAppends,
 )
 from pspf.testing.sweep import Figures, sweep
+from tests.support_figures import MET, STATES, Figure
+
+if TYPE_CHECKING:
+    from tests.soak import Slice, Work
 
 SEED = int(os.environ.get("PSPF_TEST_SEED", "20"))
 FIGURE = 250
 ORDERS = 25
 
 
-@pytest.fixture(autouse=True)
 def same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids from a seed, so that a violation can be seen again; and small files where size does not matter."""
     rng = Random(0)
@@ -52,6 +56,11 @@ def same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pspf.store.many.BATCH_BYTES", 16 << 10)
     # The thread that syncs when nobody appends any more would come at any time, or never.
     monkeypatch.setattr("pspf.log.timer.start_timer", lambda writer: None)
+
+
+@pytest.fixture(autouse=True)
+def _same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    same_every_time(monkeypatch)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -69,26 +78,50 @@ def test_nothing_acknowledged_is_lost_by_writers_that_meet(name: str, how: type[
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_figures(name: str) -> None:
+def test_figures(name: str, figure: Figure) -> None:
     figures = sweep(name, SCENARIOS[name](), seed=SEED, states=FIGURE, in_recovery=2)
     print(Figures.head(), figures.row(), sep="\n")
     assert not figures.violations, "\n\n".join(figures.violations)
+    figure(STATES + name, figures.ends)
+
+
+def many_orders(name: str, how: type[Stopped], seed: int, orders: int) -> Figures:
+    """The order of calls is what matters where processes meet: many orders, some stops and states of each."""
+    told = f"{name}, {'one killed' if how is Killed else 'power cut'}"
+    total = Figures(told, seed)
+    for order in range(seed, seed + orders):
+        total.add(sweep(told, TOGETHER[name](order), seed=order, states=10, stops=4, in_recovery=1, how=how))
+    print(Figures.head(), total.row(), sep="\n")
+    assert not total.violations, "\n\n".join(total.violations)
+    return total
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("how", [Killed, PowerCut])
 @pytest.mark.parametrize("name", TOGETHER)
-def test_figures_of_writers_that_meet(name: str, how: type[Stopped]) -> None:
-    # The order of calls is what matters here: many orders, some stops and states of each.
-    told = f"{name}, {'one killed' if how is Killed else 'power cut'}"
-    total = Figures(told, SEED)
-    for seed in range(SEED, SEED + ORDERS):
-        figures = sweep(
-            told, TOGETHER[name](seed), seed=seed, states=FIGURE // ORDERS, stops=4, in_recovery=1, how=how
-        )
-        total.add(figures)
-    print(Figures.head(), total.row(), sep="\n")
-    assert not total.violations, "\n\n".join(total.violations)
+def test_figures_of_writers_that_meet(name: str, how: type[Stopped], figure: Figure) -> None:
+    figure(MET + name, many_orders(name, how, SEED, ORDERS).ends)
+
+
+def soak_one(name: str, part: "Slice") -> int:
+    with pytest.MonkeyPatch.context() as patches:
+        same_every_time(patches)
+        figures = sweep(name, SCENARIOS[name](), seed=part.seed, states=FIGURE, in_recovery=2)
+    assert not figures.violations, "\n\n".join(figures.violations)
+    return figures.ends
+
+
+def soak_orders(name: str, part: "Slice") -> int:
+    with pytest.MonkeyPatch.context() as patches:
+        same_every_time(patches)
+        how = (Killed, PowerCut)[part.number % 2]
+        return many_orders(name, how, part.seed * ORDERS % (1 << 40), ORDERS).ends
+
+
+SOAK: "dict[str, Work]" = {
+    **{STATES + name: partial(soak_one, name) for name in SCENARIOS},
+    **{MET + name: partial(soak_orders, name) for name in TOGETHER},
+}
 
 
 # -- every call fails once
@@ -202,8 +235,10 @@ def test_a_call_fails_and_the_log_goes_on(call: str, error: int) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("call, error", CALLS, ids=lambda value: errno.errorcode.get(value, value))
-def test_every_call_fails_and_the_log_goes_on(call: str, error: int) -> None:
-    print(f"{call} fails with {errno.errorcode[error]}: {failures(call, error, step=1)} places")
+def test_every_call_fails_and_the_log_goes_on(call: str, error: int, figure: Figure) -> None:
+    places = failures(call, error, step=1)
+    print(f"{call} fails with {errno.errorcode[error]}: {places} places")
+    figure("every call fails with every error", places)
 
 
 # -- the rows of the crash table

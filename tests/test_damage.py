@@ -8,8 +8,9 @@ unless the file was derived and is made again.
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,6 +33,10 @@ from tests.support_damage import (
     tear,
     value,
 )
+from tests.support_figures import Figure
+
+if TYPE_CHECKING:
+    from tests.soak import Slice, Work
 
 SMALL, LARGE = 3, 700
 SMALL_FILES = ("commit", "lock", "start")
@@ -160,9 +165,9 @@ def files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and p.name != "reserve")
 
 
-def sweep(source: Path, step: int, first: int, write_step: int) -> None:
+def sweep(source: Path, step: int, first: int, write_step: int) -> int:
     """Flip every ``step``-th bit in turn and read without the right to write; for each ``write_step``-th of
-    them also with it, and append."""
+    them also with it, and append. How many bits that were."""
     filled(source, SMALL)
     assert [p.name for p in files(source)] == [
         "store.toml",
@@ -196,6 +201,7 @@ def sweep(source: Path, step: int, first: int, write_step: int) -> None:
             shutil.rmtree(copy)
         overwrite(file, position, whole[position : position + 1])
     assert look(source, SMALL, read_only=True).notes == []
+    return len(everything[first::step])
 
 
 def touched(whole: bytes, position: int, file: Path) -> set[int]:
@@ -212,8 +218,8 @@ def test_every_seventh_bit_of_a_closed_log(store_dir: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(4))
-def test_every_bit_of_a_closed_log(store_dir: Path, part: int) -> None:
-    sweep(store_dir, 4, part, 13)
+def test_every_bit_of_a_closed_log(store_dir: Path, part: int, figure: Figure) -> None:
+    figure("every bit of a closed log", sweep(store_dir, 4, part, 13))
 
 
 # -- a larger log
@@ -276,9 +282,9 @@ def do_damage(path: Path, dice: random.Random) -> str:
     return f"{kind} {target.name} of {size} bytes"
 
 
-def damage_at_random(source: Path, scratch: Path, count: int) -> None:
+def damage_at_random(source: Path, scratch: Path, seeds: Iterable[int]) -> None:
     whole = {s.name: s.read_bytes() for s in segments(source)}
-    for seed in rounds(count):
+    for seed in seeds:
         dice = random.Random(seed)
         copy = scratch / "copy"
         shutil.rmtree(copy, ignore_errors=True)
@@ -310,16 +316,27 @@ def untouched(whole: dict[str, bytes], path: Path) -> set[int]:
 
 
 def test_random_damage_to_a_log_of_segments(larger: Path, scratch_dir: Path) -> None:
-    damage_at_random(larger, scratch_dir, RANDOM_FAST)
+    damage_at_random(larger, scratch_dir, rounds(RANDOM_FAST))
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(2))
 def test_random_damage_to_a_log_of_segments_in_the_full_figure(
-    larger: Path, scratch_dir: Path, part: int
+    larger: Path, scratch_dir: Path, part: int, figure: Figure
 ) -> None:
-    damage_at_random(larger, scratch_dir, RANDOM_FAULTS // 2)
+    damage_at_random(larger, scratch_dir, rounds(RANDOM_FAULTS // 2))
+    figure("random damage to a larger log", RANDOM_FAULTS // 2)
+
+
+def soak_damage(part: "Slice") -> int:
+    source = part.scratch / "larger"
+    filled(source, LARGE, SMALL_SEGMENTS)
+    damage_at_random(source, part.scratch, range(part.seed * 250, part.seed * 250 + 250))
+    return 250
+
+
+SOAK: "dict[str, Work]" = {"random damage to a larger log": soak_damage}
 
 
 # -- by command
@@ -327,7 +344,7 @@ def test_random_damage_to_a_log_of_segments_in_the_full_figure(
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-def test_fifty_bits_by_command(store_dir: Path, pspf: Pspf) -> None:
+def test_fifty_bits_by_command(store_dir: Path, pspf: Pspf, figure: Figure) -> None:
     filled(store_dir, SMALL)
     everything = [(file, bit) for file in files(store_dir) for bit in range(file.stat().st_size * 8)]
     expected = {value(n) for n in range(SMALL)}
@@ -350,3 +367,4 @@ def test_fifty_bits_by_command(store_dir: Path, pspf: Pspf) -> None:
         else:
             assert verified.returncode == 65 and file.name.encode() in read.stderr + verified.stdout, what
         shutil.rmtree(copy)
+    figure("bits of a closed log, by command", 50)

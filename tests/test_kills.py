@@ -8,12 +8,14 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pspf
 from pspf.model import TopicConfig
 from pspf.testing.ledger import Found, read_all
+from tests.support_figures import Figure
 from tests.support_processes import (
     Acknowledged,
     Feeder,
@@ -28,6 +30,9 @@ from tests.support_processes import (
     start_worker,
 )
 from tests.support_worker import value_of
+
+if TYPE_CHECKING:
+    from tests.soak import Slice, Work
 
 FORMAT = r"%p %o %s\n"
 ENOUGH_RECORDS = 15_000
@@ -174,8 +179,9 @@ class Rounds:
         return found
 
 
-def kill_rounds(store_dir: Path, count: int) -> None:
-    seed = int(os.environ.get("PSPF_KILL_SEED") or random.SystemRandom().randrange(1 << 32))
+def kill_rounds(store_dir: Path, count: int, seed: "int | None" = None) -> int:
+    if seed is None:
+        seed = int(os.environ.get("PSPF_KILL_SEED") or random.SystemRandom().randrange(1 << 32))
     rounds = Rounds(store_dir, seed)
     try:
         for _ in range(count):
@@ -187,6 +193,7 @@ def kill_rounds(store_dir: Path, count: int) -> None:
         f"SIGKILL: {count} rounds, {rounds.kills} processes killed, {rounds.total_acked} records "
         f"acknowledged, 0 lost, 0 duplicated, {rounds.total_seen} seen by followers, seed {seed}"
     )
+    return count
 
 
 def test_kill_at_any_instant_loses_and_duplicates_nothing(store_dir: Path) -> None:
@@ -195,5 +202,14 @@ def test_kill_at_any_instant_loses_and_duplicates_nothing(store_dir: Path) -> No
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
-def test_300_kills_at_any_instant_lose_and_duplicate_nothing(store_dir: Path) -> None:
-    kill_rounds(store_dir, 300)
+def test_300_kills_at_any_instant_lose_and_duplicate_nothing(store_dir: Path, figure: Figure) -> None:
+    figure("SIGKILL at random instants", kill_rounds(store_dir, 300))
+
+
+def soak_kills(part: "Slice") -> int:
+    store_dir = part.scratch / "store"
+    store_dir.mkdir()
+    return kill_rounds(store_dir, 60, part.seed)
+
+
+SOAK: "dict[str, Work]" = {"SIGKILL at random instants": soak_kills}

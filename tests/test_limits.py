@@ -5,18 +5,23 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pspf as library
 from pspf.model import TopicConfig
 from tests.conftest import Pspf
+from tests.support_figures import FIGURES, Figure
 from tests.support_processes import (
     Running,
     nothing_left_running,  # noqa: F401
     start_command,
     wait_until,
 )
+
+if TYPE_CHECKING:
+    from tests.soak import Slice, Work
 
 MIB = 1 << 20
 
@@ -60,7 +65,7 @@ def peak_of(pspf: Pspf, *words: "str | Path", mib_in: int = 0) -> int:
     return int(ran.stderr.split()[-1]) * 1024
 
 
-def memory_over_start(pspf: Pspf, store_dir: Path, mib: int) -> None:
+def memory_over_start(pspf: Pspf, store_dir: Path, mib: int) -> int:
     """A pipe through append, then out again by every way there is: at most 64 MiB over what a start takes."""
     at_start = peak_of(pspf, "-s", store_dir, "append", "t")
     peaks = {"append": peak_of(pspf, "-s", store_dir, "append", "t", mib_in=mib)}
@@ -77,6 +82,7 @@ def memory_over_start(pspf: Pspf, store_dir: Path, mib: int) -> None:
         f"{mib} MiB, memory over start: " + ", ".join(f"{name} {used:.1f} MiB" for name, used in over.items())
     )
     assert max(over.values()) <= 64, over
+    return mib
 
 
 def test_64_mib_through_a_pipe_need_little_memory(pspf: Pspf, store_dir: Path) -> None:
@@ -85,8 +91,16 @@ def test_64_mib_through_a_pipe_need_little_memory(pspf: Pspf, store_dir: Path) -
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-def test_512_mib_through_a_pipe_need_little_memory(pspf: Pspf, store_dir: Path) -> None:
-    memory_over_start(pspf, store_dir, 512)
+def test_512_mib_through_a_pipe_need_little_memory(pspf: Pspf, store_dir: Path, figure: Figure) -> None:
+    figure("memory of a pipe", memory_over_start(pspf, store_dir, 512))
+
+
+def soak_memory(part: "Slice") -> int:
+    # All at once: what grows with the amount of data shows only so.
+    return memory_over_start(Pspf(part.scratch), part.scratch / "store", FIGURES["memory of a pipe"].soak)
+
+
+SOAK: "dict[str, Work]" = {"memory of a pipe": soak_memory}
 
 
 def test_append_under_a_limit_of_its_address_space(pspf: Pspf, store_dir: Path) -> None:

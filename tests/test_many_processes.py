@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +22,7 @@ from pspf.store.store import Store
 from pspf.store.verify import Finding
 from pspf.testing.ledger import Found
 from tests.conftest import Pspf
+from tests.support_figures import Figure
 from tests.support_processes import (
     Acknowledged,
     Running,
@@ -35,6 +37,9 @@ from tests.support_processes import (
     wait_until,
 )
 from tests.support_worker import value_of
+
+if TYPE_CHECKING:
+    from tests.soak import Slice, Work
 
 FORMAT = r"%p %o %s\n"
 MANY = 8
@@ -105,8 +110,9 @@ def test_eight_writers_and_eight_followers(store_dir: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-def test_eight_writers_and_eight_followers_for_a_minute(store_dir: Path) -> None:
+def test_eight_writers_and_eight_followers_for_a_minute(store_dir: Path, figure: Figure) -> None:
     writers_and_followers(store_dir, 60)
+    figure("eight writers and eight followers", 60)
 
 
 def test_two_writers_with_different_durability(store_dir: Path) -> None:
@@ -377,8 +383,31 @@ def test_a_live_store_copied_with_cp_and_opened_at_once(store_dir: Path, segment
 
 @pytest.mark.faults
 @pytest.mark.parametrize("segment_bytes", [65536, 64 << 20])
-def test_a_live_store_copied_20_times_with_cp_and_opened_at_once(store_dir: Path, segment_bytes: int) -> None:
+def test_a_live_store_copied_20_times_with_cp_and_opened_at_once(
+    store_dir: Path, segment_bytes: int, figure: Figure
+) -> None:
     copies(store_dir, 20, segment_bytes)
+    figure("a live store copied with cp", 20)
+
+
+def soak_pairs(part: "Slice") -> int:
+    store_dir = part.scratch / "store"
+    store_dir.mkdir()
+    writers_and_followers(store_dir, 60)
+    return 60
+
+
+def soak_copies(part: "Slice") -> int:
+    store_dir = part.scratch / "store"
+    store_dir.mkdir()
+    copies(store_dir, 20, (65536, 64 << 20)[part.number % 2])
+    return 20
+
+
+SOAK: "dict[str, Work]" = {
+    "eight writers and eight followers": soak_pairs,
+    "a live store copied with cp": soak_copies,
+}
 
 
 # -- waiting

@@ -52,6 +52,11 @@ class Figures:
         self.in_recovery = 0
         self.violations: list[str] = []
 
+    @property
+    def ends(self) -> int:
+        """Different disks that somebody had to recover from, after a SIGKILL or a power cut."""
+        return self.kills + self.states
+
     def add(self, other: "Figures") -> None:
         """Sum up."""
         self.stops += other.stops
