@@ -269,6 +269,22 @@ def test_preserve_refuses_offsets_that_go_back_and_keeps_what_came_before(shell:
     assert [(r["offset"], r["value"]) for r in shell.records()] == [(3, "v3"), (4, "v4")]
 
 
+def test_preserve_leaves_out_more_offsets_than_one_batch_can_span(shell: Shell) -> None:
+    offsets = [0, 1, 1 << 32, (1 << 32) + 1, 5 << 32]
+    lines = [{"partition": 0, "offset": offset, "value": f"v{offset}"} for offset in offsets]
+    shell.append("".join(json.dumps(line) + "\n" for line in lines).encode(), "--json", "--preserve")
+    assert [(r["offset"], r["value"]) for r in shell.records()] == [(o, f"v{o}") for o in offsets]
+
+
+def test_preserve_refuses_an_offset_that_would_fill_the_disk_with_gaps(shell: Shell) -> None:
+    lines = [{"partition": 0, "offset": offset, "value": "v"} for offset in (0, 1 << 60)]
+    ran = shell.append(
+        "".join(json.dumps(line) + "\n" for line in lines).encode(), "--json", "--preserve", code=65
+    )
+    assert b"line 2" in ran.stderr and b"left out" in ran.stderr
+    assert [r["offset"] for r in shell.records()] == [0]
+
+
 def test_preserve_needs_json(shell: Shell) -> None:
     ran = shell.append(b"v\n", "--preserve", code=2)
     assert b"--preserve needs --json" in ran.stderr

@@ -2,6 +2,8 @@
 be resumed.
 """
 
+from bisect import bisect_left
+
 import pspf
 from pspf.format.batch import FLAG_CONTROL, KIND_GAP, Encoded
 from pspf.format.crc import crc32
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from pspf.store.topics import Topic
 
 _MAX_GAP = 0xFFFFFFFF
+"""The offsets that one batch can span."""
+_MAX_JUMP = 1024 * _MAX_GAP
+"""The offsets that may be left out before a record: beyond that it is a mistake, and would only cost space."""
 
 
 class Item:
@@ -280,6 +285,13 @@ class Intake:
                 self._where(item),
                 "append without --preserve, or to an empty topic",
             )
+        if item.offset - end > _MAX_JUMP:
+            raise pspf.errors.Malformed(
+                f"cannot keep offset {item.offset} in {self._topic.name}/{partition}",
+                f"the log ends at {end}, and at most {_MAX_JUMP} offsets may be left out",
+                self._where(item),
+                "append without --preserve",
+            )
         ends[partition] = item.offset + 1
 
     def _place(self, item: Item) -> int:
@@ -311,13 +323,18 @@ class Intake:
         feed = self._feed
         writer = feed.store.partition_writer(self._topic, partition, self._options.durability)
         offsets = [item.offset or 0 for item in items]
-        end, base = writer.refreshed_end(), offsets[0]
-        while end < base:
-            span = min(base - end, _MAX_GAP)
-            gap = Encoded([b"offsets kept by --preserve"], 0, span, FLAG_CONTROL, KIND_GAP)
-            feed.options.expect_offset = end
-            feed.put(partition, gap)
-            end += span
-        feed.options.expect_offset = base
-        feed.put(partition, self._encode(items, [o - base for o in offsets]))
+        end = writer.refreshed_end()
+        start = 0
+        while start < len(items):
+            base = offsets[start]
+            while end < base:
+                span = min(base - end, _MAX_GAP)
+                gap = Encoded([b"offsets kept by --preserve"], 0, span, FLAG_CONTROL, KIND_GAP)
+                feed.options.expect_offset = end
+                feed.put(partition, gap)
+                end += span
+            stop = bisect_left(offsets, base + _MAX_GAP, start)
+            feed.options.expect_offset = base
+            feed.put(partition, self._encode(items[start:stop], [o - base for o in offsets[start:stop]]))
+            start, end = stop, offsets[stop - 1] + 1
         feed.options.expect_offset = None
