@@ -34,7 +34,7 @@ SLICE_SECONDS_MOST = 1_800
 
 
 class Slice(NamedTuple):
-    """What a slice gets: a seed, its number in the row, and an empty directory on the disk of the checkout."""
+    """What a slice gets: a seed, its number in the row, and an empty directory on a real disk."""
 
     seed: int
     number: int
@@ -53,6 +53,7 @@ MODULES = (
     "tests.test_limits",
     "tests.test_model",
     "tests.test_fuzz",
+    "tests.test_mutation_gate",
 )
 
 
@@ -117,8 +118,8 @@ class Soak:
         ]
         lines = table(rows)
         lines.append(
-            f"{self.state['seconds'] / 60:.0f} minutes in {self.state['runs']} runs, seed {self.state['seed']},"
-            f" commits {' '.join(self.state['commits'])}"
+            f"{self.state['seconds'] / 60:.0f} minutes in {self.state['runs']} runs,"
+            f" seed {self.state['seed']}, commits {' '.join(self.state['commits'])}"
         )
         for name in self.state["rows"]:
             lines += [f"FAILED: {name}, seed {seed}" for seed in self.row(name)["failed"]]

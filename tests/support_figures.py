@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from pspf.testing.scenarios import SCENARIOS, TOGETHER
+from pspf.testing.scenarios import SCENARIOS
+from pspf.testing.scenarios_together import TOGETHER
+from tests.mutants import MUTANTS
 
 STATES = "crash states: "
 MET = "crash states, processes that meet: "
@@ -37,6 +39,7 @@ FIGURES = {
     "eight writers and eight followers": Required(60, 3_600, "seconds"),
     "store against a model, with crashes": Required(1_000, 200_000, "steps"),
     "parsers of foreign bytes": Required(20_000, 10_000_000, "inputs each"),
+    "mutants of the engine, caught": Required(len(MUTANTS), len(MUTANTS), "mutants"),
     "memory of a pipe": Required(512, 10_240, "MiB"),
 }
 """By name, in the order of the table."""

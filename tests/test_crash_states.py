@@ -25,16 +25,15 @@ from pspf.testing.ledger import Ledger, read_all
 from pspf.testing.scenarios import (
     SCENARIOS,
     STORE,
-    TOGETHER,
     Appends,
     FirstStoreDeepDown,
     FirstTopic,
     InCache,
-    Interleaved,
     PoisonedEmpty,
     Roll,
     SingleAppends,
 )
+from pspf.testing.scenarios_together import TOGETHER, Interleaved
 from pspf.testing.sweep import Figures, sweep
 from tests.support_figures import MET, STATES, Figure
 
@@ -392,9 +391,7 @@ def test_row_roll_renamed_and_not_published_is_followed_by_name() -> None:
     assert after_power_cuts(disk, ledger, 20) == {False}
 
 
-@pytest.mark.parametrize(
-    "call, name", [("rename", ".log"), ("fsync", "0"), ("pwrite", "commit"), ("fdatasync", "commit")]
-)
+@pytest.mark.parametrize("call, name", [("rename", ".log"), ("fsync", "0"), ("pwrite", "commit")])
 def test_row_heal_renamed_and_not_published_is_followed(call: str, name: str) -> None:
     disk, ledger = one_record()
     disk.fail("fdatasync", index=1, lies="clean")
@@ -404,8 +401,7 @@ def test_row_heal_renamed_and_not_published_is_followed(call: str, name: str) ->
             ledger.append(store)
     healing = disk.process()
     store = open_store(STORE, disk=healing)
-    # The first sync of `commit` comes before the rename.
-    healing.stop_behind(call, name, 1 if call == "fdatasync" else 0)
+    healing.stop_behind(call, name)
     with pytest.raises(Killed):
         store.partition_writer(store.topic("t"), 0)
     after_power_cuts(healing, ledger)

@@ -5,7 +5,6 @@ itself.
 import pspf
 from pspf.disk.atomic import sync_ancestors
 from pspf.format.batch import HEADER_BYTES
-from pspf.format.segment import SEGMENT_HEADER_BYTES
 from pspf.format.slots import FLAG_DELETED, FLAG_LINKED, FLAG_POISONED, FLAG_ROLLING, parse_lock
 from pspf.log.adopt import adopt
 from pspf.log.end import End, lock_record, slot_of
@@ -56,7 +55,7 @@ def end_of(writer: "PartitionWriter", record: "LockRecord") -> End:
 def adopt_others(writer: "PartitionWriter", commit: "Commit") -> None:
     """Vouch for what others wrote and nobody has synced; the append lock is held."""
     end = writer.end
-    start = commit.durable_position if commit.active_base == end.segment.base else SEGMENT_HEADER_BYTES
+    start = commit.durable_position  # in the active segment: a roll publishes before it tells the new end
     try:
         kept = adopt(writer.files.disk, writer.files.dir_fd, end.segment, start, end.position)
     except OSError as error:
@@ -141,8 +140,8 @@ def trim_zeros(writer: "PartitionWriter") -> None:
         if not disk.lock(files.commit_fd, wait=False):
             return  # others go on
         raw, record = files.read_lock()
-        if record is None or raw != writer.raw or writer.durable_end < record.written_offset:
-            return
+        if record is None or raw != writer.raw:
+            return  # the end may lie in another segment by now
         disk.truncate(writer.end.segment.fd, record.written_position)
         record.zeros_end = 0
         disk.pwrite(files.lock_fd, record.encode(), 0)

@@ -175,7 +175,6 @@ class Recovery:
         self.disk.fsync(self.files.dir_fd)
         self.disk.close(old.fd)
         self.end = end_of_new(self.end, segment)
-        self.evidence = max(self.evidence, base)
         return True
 
     def _scan(self) -> None:
@@ -191,7 +190,6 @@ class Recovery:
             header = scanner.step()
             if header is not None:
                 end.accept(position, header)
-                self.evidence = max(self.evidence, header.durable_end)
                 continue
             if not scanner.fault:
                 return
@@ -214,7 +212,6 @@ class Recovery:
                 f"damage at offset {end.offset} (byte {position} of {self.files.path_of(segment)}):"
                 f" {scanner.fault}"
             )
-            self.evidence = max(self.evidence, header.durable_end)
             scanner.restart(at, header.base_offset)
             if scanner.step() is None:
                 # Its body is damaged too. Below the evidence it counts as what it is, damage in the middle.
@@ -337,7 +334,8 @@ class Recovery:
             )
         slot = slot_of(previous, end, flags, generation)
         if _differs(previous, slot) or commit is None:
-            _write_slot(files, slot, sync=taken_back or healed or commit is None)
+            # One that was there is believed again after a power cut, with the same result; garbage is not.
+            _write_slot(files, slot, sync=commit is None)
         else:
             slot = previous
         if slot.flags & FLAG_EPOCH_DUE and self.may_cut and decision != DOUBT:
@@ -425,7 +423,7 @@ def start_epoch(files: PartitionFiles, end: End, slot: Commit) -> None:
     slot.flags &= ~FLAG_EPOCH_DUE
     slot.durable_position = slot.visible_position = end.position
     slot.durable_last = end.last
-    _write_slot(files, slot, sync=True)
+    _write_slot(files, slot, sync=False)
 
 
 def heal(
@@ -472,7 +470,8 @@ def heal(
         disk.close(old.fd)
     end = end_of_new(end, segment)
     slot = slot_of(commit, end, commit.flags & ~FLAG_POISONED, commit.generation + 1)
-    _write_slot(files, slot, sync=True)
+    # No sync: whoever finds the poisoned slot again finds the successor by its name (see is_healed).
+    _write_slot(files, slot, sync=False)
     return end, slot
 
 

@@ -475,7 +475,7 @@ class PartitionWriter:
         :raises pspf.errors.OutcomeUnknown: durable, perhaps, but not published: not acknowledged.
         """
         with self._sync_mutex:  # one thread at a time syncs a descriptor
-            if self.durable_end >= offset and not self.poisoned:
+            if self.durable_end >= offset:
                 return
             with self._mutex:
                 self._usable()
@@ -505,11 +505,7 @@ class PartitionWriter:
             try:
                 commit = self.current_commit()
                 if commit.durable_offset < offset:
-                    if commit.active_base != base:
-                        raise pspf.errors.OutcomeUnknown(
-                            f"cannot acknowledge records of {self.identity}",
-                            "the active segment changed under a sync",
-                        )
+                    # Of this generation, so ``base`` is still the active segment: a roll publishes all of the old.
                     visible = commit.visible_offset > offset
                     slot = Commit(
                         commit.sequence + 1,
