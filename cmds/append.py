@@ -150,7 +150,8 @@ def append(
     if report.invalid:
         from pspf.cli.text import counted
 
-        cli.warn(f"skipped {counted(report.invalid, 'malformed record')}, appended {report.records}")
+        told = f"skipped {counted(report.invalid, 'malformed record')}, appended {report.records}"
+        cli.warn(f"{told}; the first: {report.first_invalid}")
     if report.interrupted:
         from pspf.cli.text import counted
 

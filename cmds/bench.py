@@ -53,13 +53,17 @@ def bench(
     the same disk; it works in a directory that it removes afterwards, and never touches a store.
     """
     from pspf.bench.run import run
+    from pspf.cli.cleanup import clean_up_on_termination
     from pspf.cli.output import json_lines, table
-    from pspf.cli.signals import clean_up_on_termination
 
+    workloads = None
+    if only is not None:
+        workloads = [name.strip().upper() for name in only.split(",") if name.strip()]
+    if workloads == [] or dir == "":
+        from pspf.cli.failure import empty
+
+        raise empty("--only", "pspf bench --only W1,W2") if not workloads else empty("--dir", "--dir DIR")
     clean_up_on_termination()
-    workloads = (
-        [name.strip().upper() for name in only.split(",") if name.strip()] if only is not None else None
-    )
     rows = run(dir, workloads, quick, records, on_line=cli.note)
     if json:
         json_lines(rows)

@@ -61,6 +61,7 @@ def cat(
     first; order is guaranteed within a partition only. Where stored bytes are damaged, that partition stops,
     the others go on, and the exit code is 65.
     """
+    from pspf.cli.main import allow_files
     from pspf.store.emit import OutputFormat, emit
 
     selection = None
@@ -74,7 +75,7 @@ def cat(
         output = output_format_of(nul, separator, key_separator, null, format, json, raw)
     else:
         output = OutputFormat(format=format, json=json, raw=raw)
-    report = emit(cli.open(), topic, selection, output, on_note=cli.warn)
+    report = emit(cli.open(), topic, selection, output, on_note=cli.warn, more_files=allow_files)
     if report.damage:
         from pspf.cli.selecting import tell_damage
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pspf.cli.main import Invocation
 
 REPORTS = None
-EXIT_CODES = (0, 2)
+EXIT_CODES = (0, 2, 74, 141)
 EXAMPLES = (
     ("pspf completion bash > ~/.local/share/bash-completion/completions/pspf", "for bash"),
     ("pspf completion zsh > ~/.zfunc/_pspf", "for zsh, with ~/.zfunc in fpath"),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pspf.cli.main import Invocation
 
 REPORTS = None
-EXIT_CODES = (0, 2, 73, 74, 77, 78)
+EXIT_CODES = (0, 2, 73, 74, 77, 78, 141)
 EXAMPLES = (
     ('eval "$(pspf init events)"', "make a store and use it in this shell"),
     ("pspf init --shared=ingest /srv/events", "a store that the members of a group write to"),
@@ -34,6 +34,10 @@ def init(
     from pspf.store.init import init_store
     from pspf.store.location import locate
 
+    if directory == "":
+        from pspf.cli.failure import empty
+
+        raise empty("DIR", "pspf init DIR, or leave it out")
     # --shared without a name keeps the group that files get here anyway.
     cli.opened = store = init_store(locate(directory or cli.store), True if shared == "" else shared)
     cli.note(f"created store {store.path}")

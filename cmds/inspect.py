@@ -33,15 +33,30 @@ def inspect(
         typer.Option("--segment", metavar="OFFSET", min=0, help="Only the segment that holds OFFSET."),
     ] = None,
     json: Json = False,
-) -> None:
+) -> int:
     """Print the headers of segments and batches.
 
-    Nothing in it is trusted: a batch that fails its check is printed as far as it can be
-    read, with the reason.
+    Of a topic, every segment of one partition; of a file, which need not be in a store, that one. Nothing in
+    it is trusted: a batch that fails its check is printed as far as it can be read, with the reason.
     """
-    from pspf.cli.output import escape, json_lines
+    from os.path import isfile
 
-    for row in cli.open().inspect(target, partition, segment):
+    from pspf.cli.failure import empty, show
+    from pspf.cli.output import escape, json_lines
+    from pspf.errors import Damaged
+    from pspf.format.segment import base_of
+    from pspf.store.inspect import NEWER, inspect_file
+
+    if not target:
+        raise empty("TOPIC|FILE", "pspf inspect TOPIC, or a path")
+    if "/" in target or (base_of(target) >= 0 and isfile(target)):
+        rows = inspect_file(target)  # for which no store need be there
+    else:
+        rows = cli.open().inspect(target, partition, segment)
+    strange = False
+    for row in rows:
+        if row["type"] == "segment" and row["header"] != "ok" and row.get("segment_id") is None:
+            strange = strange or row["header"] != NEWER
         if json:
             json_lines([row])
         else:
@@ -51,6 +66,10 @@ def inspect(
                     "  ".join(f"{name}={plain(value)}" for name, value in row.items() if name != "settings")
                 )
             )
+    if strange:
+        why = "neither its header nor any batch in it can be read"
+        return show(Damaged(f"{target} is no segment of PSPF", why, "", "pspf inspect TOPIC, or a path"))
+    return 0
 
 
 def plain(value: Any) -> str:

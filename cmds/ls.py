@@ -29,15 +29,15 @@ COLUMNS = (
 def ls(cli: Invocation, topics: Topics = None, json: Json = False, local: Local = False) -> int:
     """List topics with their records, bytes, and times.
 
-    FIRST and LAST are the least and the greatest time of a record.
-
-    Bytes are exact unless standard output is a terminal.
+    RECORDS counts offsets, gaps included: at least as many as there are records. FIRST is the earliest time
+    in the first batches of the partitions and LAST the latest in their last; where times are out of order,
+    others may lie outside. Bytes are exact unless standard output is a terminal.
     """
     from pspf.cli.output import json_lines, table
     from pspf.cli.sweep import sweep
 
     store = cli.open()
-    swept = sweep(cli, store, topics, lambda name: stats_row(store.stats(name)))
+    swept = sweep(cli, store, topics, lambda name: [stats_row(store.stats(name))])
     if json:
         json_lines(swept.rows)
     else:

@@ -76,6 +76,7 @@ def tail(
     The last ten of all its partitions together, or -n. With -f it goes on and prints records as they become
     durable, until it is interrupted or the topic is deleted. With -o or --since it begins there instead.
     """
+    from pspf.cli.main import allow_files
     from pspf.cli.selecting import how_many, output_format_of, selection_of, tell_damage
     from pspf.store.emit import emit
 
@@ -89,5 +90,6 @@ def tail(
         last=last,
         from_nth=nth,
         on_note=cli.warn,
+        more_files=allow_files,
     )
     return tell_damage(report.damage) if report.damage else 0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Topic,
         Yes,
     )
+    from pspf.store.store import Store
 
 COMMANDS = ("create", "describe", "alter", "rename", "delete", "add-partitions")
 REPORTS = {
@@ -38,7 +39,7 @@ EXIT_CODES = {
     "describe": (0, 2, 65, 66, 74, 77, 78),
     "alter": (0, 2, 65, 66, 74, 77, 78),
     "rename": (0, 2, 66, 73, 74, 77, 78),
-    "delete": (0, 1, 2, 66, 74, 77, 78),
+    "delete": (0, 1, 2, 66, 74, 77, 78, 141),
     "add-partitions": (0, 2, 66, 74, 77, 78),
 }
 EXAMPLES = {
@@ -104,10 +105,15 @@ def create(
     from pspf.model import TopicConfig
 
     settings = given(
-        durability, compression, segment_bytes, max_record_bytes, preallocate, interval_ms, on_damage
+        durability,
+        compression,
+        segment_bytes,
+        max_record_bytes,
+        preallocate,
+        interval_ms,
+        on_damage,
+        partitions,
     )
-    if partitions is not None:
-        settings["partitions"] = partitions
     cli.open(create=True).create_topic(topic, TopicConfig(**settings))
     cli.note_created(topic)
 
@@ -116,6 +122,7 @@ def describe(cli: Invocation, topic: Topic, json: Json = False, local: Local = F
     """Show a topic's settings and partitions.
 
     Of each partition: offsets, records, bytes, times and state. END is the offset that the next record gets.
+    RECORDS counts offsets, gaps included; FIRST and LAST are times of the first and the last batch.
     """
     from pspf.cli.output import json_lines, table, time_text
 
@@ -166,6 +173,10 @@ def alter(
     settings = given(
         durability, compression, segment_bytes, max_record_bytes, preallocate, interval_ms, on_damage
     )
+    if from_ == "":
+        from pspf.cli.failure import empty
+
+        raise empty("--from", f"pspf topic alter {topic} --from FILE")
     if from_ is not None:
         if settings:
             raise Usage(
@@ -200,17 +211,9 @@ def delete(cli: Invocation, topic: Topic, dry_run: DryRun = False, yes: Yes = Fa
     Asks on a terminal; elsewhere --yes is needed. Whoever follows the topic is told, and ends with exit 66.
     """
     from pspf.cli.confirm import confirmed
-    from pspf.cli.text import counted
 
     store = cli.open()
-    stats = store.stats(topic)
-    what = ", ".join(
-        [
-            counted(stats.records, "record"),
-            counted(stats.bytes, "byte"),
-            counted(stats.partitions, "partition"),
-        ]
-    )
+    what = how_much(store, topic)
     if dry_run:
         print(f"would delete topic {topic}: {what}")
         return 0
@@ -219,6 +222,21 @@ def delete(cli: Invocation, topic: Topic, dry_run: DryRun = False, yes: Yes = Fa
     store.delete_topic(topic)
     cli.note(f"deleted topic {topic}: {what}")
     return 0
+
+
+def how_much(store: Store, topic: str) -> str:
+    """What a topic holds; of a damaged one, which can be deleted too, why that cannot be told."""
+    from pspf.cli.text import counted
+    from pspf.errors import Error, NoSuchTopic, Usage
+
+    try:
+        stats = store.stats(topic)
+    except (NoSuchTopic, Usage):
+        raise
+    except Error as error:
+        return f"cannot tell how much: {error}"
+    records = counted(stats.records, "record")  # gaps are counted: at most so many
+    return f"up to {records}, {counted(stats.bytes, 'byte')}, {counted(stats.partitions, 'partition')}"
 
 
 def add_partitions(
@@ -235,21 +253,26 @@ def add_partitions(
     """
     from pspf.cli.text import counted
 
+    given(partitions=partitions)
     total = cli.open().add_partitions(topic, partitions)
     cli.note(f"{topic} has {counted(total, 'partition')}")
 
 
 def given(
-    durability: str | None,
-    compression: str | None,
-    segment_bytes: str | None,
-    max_record_bytes: str | None,
-    preallocate: bool | None,
-    interval_ms: int | None,
-    on_damage: str | None,
+    durability: str | None = None,
+    compression: str | None = None,
+    segment_bytes: str | None = None,
+    max_record_bytes: str | None = None,
+    preallocate: bool | None = None,
+    interval_ms: int | None = None,
+    on_damage: str | None = None,
+    partitions: int | None = None,
 ) -> dict[str, Any]:
-    """The settings that were named, sizes as bytes."""
+    """The settings that were named, sizes as bytes, each within its limits."""
+    from pspf.cli.failure import spelling
     from pspf.cli.text import size_bytes
+    from pspf.errors import Usage
+    from pspf.model import LIMITS
 
     settings = {
         "durability": durability,
@@ -261,5 +284,13 @@ def given(
         "preallocate": preallocate,
         "interval_ms": interval_ms,
         "on_damage": on_damage,
+        "partitions": partitions,
     }
-    return {name: value for name, value in settings.items() if value is not None}
+    named = {name: value for name, value in settings.items() if value is not None}
+    for name, (low, high) in LIMITS.items():
+        value = named.get(name, low)
+        if isinstance(value, int) and not low <= value <= high:
+            option = spelling(name)
+            why = f"{value} is not between {low} and {high}"
+            raise Usage(f"bad value for {option}", why, "", f"{option} {low}")
+    return named

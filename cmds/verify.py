@@ -68,10 +68,7 @@ def finding_text(finding: Finding) -> str:
     """A finding as a line."""
     from pspf.cli.output import escape
 
-    text = f"{finding.severity}: "
-    if finding.topic:
-        text += finding.topic + (f"/{finding.partition}: " if finding.partition >= 0 else ": ")
-    text += finding.kind
+    text = f"{finding.severity}: {finding.place}: {finding.kind}"
     if finding.first_offset >= 0:
         text += f", offsets {finding.first_offset} to {finding.last_offset}"
     if finding.detail:

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     from pspf.errors import Error
     from pspf.model import Appended, Record, TopicConfig
+    from pspf.store.select import Selection
     from pspf.store.store import Store
 
-__all__ = ["Appended", "Error", "Record", "Store", "TopicConfig", "open"]
+__all__ = ["Appended", "Error", "Record", "Selection", "Store", "TopicConfig", "open"]
 
 
 def open(
@@ -30,6 +31,7 @@ def open(
     :raises pspf.errors.NoSuchStore: nothing there, or a directory that holds something else.
     :raises pspf.errors.NewerFormat: the store was written by a later version of PSPF.
     """
+    import pspf.errors  # noqa: F401  # now: when something fails, nothing more can be imported, perhaps
     from pspf.store.open import open_store
 
     return open_store(path, create=create, read_only=read_only)
@@ -44,6 +46,10 @@ def __getattr__(name: str) -> object:
         from pspf.store.store import Store
 
         return Store
+    if name == "Selection":
+        from pspf.store.select import Selection
+
+        return Selection
     if name in ("Appended", "Record", "TopicConfig"):
         import pspf.model
 

@@ -57,7 +57,8 @@ class Damaged(Error):
     """Stored bytes that fail their check, or acknowledged bytes that are gone.
 
     ``path``, ``position`` (byte in the file, -1 unknown), ``offset`` (first record offset affected, -1
-    unknown) and ``resume_offset`` (first offset behind the damage, -1 unknown) let a caller step over it.
+    unknown) and ``resume_offset`` (first offset behind the damage, -1 unknown; the same
+    as ``offset`` where no record is missing) let a caller step over it.
     """
 
     exit_code = 65
@@ -116,6 +117,10 @@ class IOFailed(Error):
     """
 
     exit_code = 74
+
+
+class TooManyFiles(IOFailed):
+    """The process has as many files open as it may."""
 
 
 class OutcomeUnknown(IOFailed):
@@ -218,5 +223,8 @@ def from_os(error: OSError, what: str, where: str = "") -> Error:
             what, why, place, "free some space and run it again; nothing that was acknowledged is lost"
         )
     if number in (errno.EMFILE, errno.ENFILE):
-        return IOFailed(what, "too many open files", place, "raise the limit with: ulimit -n 4096")
+        from os import sysconf
+
+        limit = max(4 * sysconf("SC_OPEN_MAX"), 4096)
+        return TooManyFiles(what, "too many open files", place, f"raise the limit with: ulimit -n {limit}")
     return IOFailed(what, why[:1].lower() + why[1:], place)

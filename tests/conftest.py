@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support_exit_codes import undeclared
 from tests.support_figures import (
     figure,  # noqa: F401
     pytest_sessionfinish,  # noqa: F401
@@ -135,7 +136,7 @@ class Pspf:
         pass_fds: Sequence[int] = (),
         preexec_fn: Callable[[], object] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
+        ran = subprocess.run(
             self.argv(*args),
             input=input,
             env=self.environment(env),
@@ -146,6 +147,10 @@ class Pspf:
             capture_output=True,
             check=False,
         )
+        if ran.returncode not in (0, 2):  # those are of every command
+            wrong = undeclared([os.fspath(arg) for arg in args], ran.returncode)
+            assert not wrong, f"{wrong}: {ran.stderr!r}"
+        return ran
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("pspf/disk/atomic.py", "pspf/format", "pspf/log", "pspf/store")
 CALLS = {
-    "fsync", "fdatasync", "lock", "lock_shared",
+    "fsync", "fdatasync", "update_times", "lock", "lock_soon", "lock_shared",
     "sync_ancestors", "_sync_parent", "lock_names",
     "adopt", "_adopt", "adopt_others", "read_stable", "poison", "poison_locked", "quarantine",
 }  # fmt: skip
@@ -42,7 +42,7 @@ def _name(call: ast.Call) -> str:
     return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
 
 
-def _is_crc_check(node: ast.AST) -> bool:
+def _is_crc_check(node: ast.AST) -> TypeGuard[ast.Compare]:
     """A comparison, one side of which computes a CRC."""
     if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.Eq | ast.NotEq):
         return False

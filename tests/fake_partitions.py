@@ -7,7 +7,9 @@ from pspf import errors
 from pspf.format.batch import Encoded, parse_header
 from pspf.format.encode import encode_lines, encode_records
 from pspf.log.reader import RawBatch
+from pspf.model import TopicConfig
 from pspf.store.store import partition_of
+from pspf.store.topics import Topic
 
 Row = tuple[int, bytes | None, bytes | None]
 """Timestamp, key, value."""
@@ -130,9 +132,14 @@ class FakeStore:
     def __init__(self, *readers: FakeReader) -> None:
         self.readers = {reader.partition: reader for reader in readers}
 
+    def find_topic(self, topic: str) -> Topic | None:
+        config = TopicConfig(partitions=max(self.readers) + 1)
+        return Topic(topic, "", -1, bytes(16), 0, config, b"", (0, 0)) if topic == "t" else None
+
+    def no_such_topic(self, topic: str) -> errors.NoSuchTopic:
+        return errors.NoSuchTopic(f"no topic '{topic}'")
+
     def partition_count(self, topic: str) -> int:
-        if topic != "t":
-            raise errors.NoSuchTopic(f"no topic '{topic}'")
         return max(self.readers) + 1
 
     def partition_of(self, key: bytes, partitions: int) -> int:

@@ -31,7 +31,7 @@ LOCK_NAMES = (
 ).split()
 START_NAMES = "sequence generation flags log_start first_base topic_fold crc".split()
 INDEX_NAMES = "base_offset position previous max_before append_ns crc zero".split()
-PRODUCER_NAMES = "id epoch used_ms next_sequence source_position source_crc partitions".split()
+PRODUCER_NAMES = "id epoch used_ms next_sequence source_position source_crc partitions placement".split()
 KEYS, HEADERS, LINES, SOURCE = 8, 16, 64, 128
 MAX_BODY = 64 << 20
 
@@ -62,6 +62,7 @@ def read_batch(data: bytes, position: int, segment_id: int, at: int = 0) -> tupl
     need(h["crc"] == crc32(data[at + 8 : at + 104], seed), "header CRC")
     need(h["segment_id"] == segment_id, "another segment")
     need(0 < h["body_length"] <= MAX_BODY and h["plain_length"] <= MAX_BODY, "length out of bounds")
+    need(h["count"] <= 1 << 20, "record count out of bounds")
     need(h["span"] >= h["count"] and h["extension_length"] <= h["body_length"], "fields that do not fit")
     need(h["version"] == 1, "another version")
     kind_codec = h.pop("kind_codec")
@@ -77,8 +78,7 @@ def read_content(h: Fields, body: bytes) -> Fields:
     """What is in a body, by its kind."""
     result: Fields = {}
     if h["flags"] & SOURCE:
-        need(h["extension_length"] == 16, "no source extension")
-        result["extension"] = take("<QII", ["position", "crc", "partitions"], body)
+        result["extension"] = read_source(body[: h["extension_length"]])
     content = body[h["extension_length"] :]
     if h["codec"] == 1:
         try:
@@ -90,7 +90,7 @@ def read_content(h: Fields, body: bytes) -> Fields:
     need(h["codec"] in (0, 1) and len(content) == h["plain_length"], "plain length")
     if h["kind"] == 0:
         result["records"] = read_columns(h, content)
-    elif h["kind"] == 2:
+    elif h["kind"] in (2, 5):
         result["producers"] = read_producers(content)
     elif h["kind"] == 3:
         result["reason"] = content
@@ -126,6 +126,8 @@ def read_columns(h: Fields, content: bytes) -> list[Fields]:
         return found * count if bits == 0x80 else found
 
     lines = h["flags"] & LINES
+    need(not (lines and widths[0]), "lines with a column of lengths")
+    need(not (h["flags"] & HEADERS and widths[3] & 0x40), "headers that are null")
     value_codes = [] if lines else lengths(widths[0], constants[0])
     crcs = numbers(4) if widths[5] else None
     nulls: list[bytes | None] = [None] * count
@@ -139,6 +141,7 @@ def read_columns(h: Fields, content: bytes) -> list[Fields]:
     records = []
     for i in range(count):
         time, key, blob, value = h["base_timestamp"] + times[i], keys[i], headers[i] or b"", values[i]
+        need(time < 1 << 63, "a timestamp beyond 64 bits")
         record = {"offset": h["base_offset"] + deltas[i], "timestamp_ms": time, "key": key}
         record |= {"headers": read_headers(blob), "value": value}
         if crcs is not None:
@@ -165,14 +168,23 @@ def read_headers(blob: bytes) -> list[list[bytes | None]]:
     return pairs
 
 
+def read_source(extension: bytes) -> Fields:
+    need(len(extension) in (16, 24), "no source extension")
+    found = {**take("<QIHH", ["position", "crc", "partitions", "placement"], extension), "counted_from": 0}
+    return found | (take("<Q", ["counted_from"], extension, 16) if len(extension) == 24 else {})
+
+
 def read_producers(content: bytes) -> list[Fields]:
     at, found = 0, []
     while content != b"\0" and at < len(content):
-        p = take("<qHqIQIIBB", [*PRODUCER_NAMES, "ranges", "name"], content, at)
+        p = take("<qHqIQIHHBB", [*PRODUCER_NAMES, "ranges", "name"], content, at)
         n, size, at = p["ranges"], p["name"], at + 40
         p["name"], at = content[at : at + size], at + size
         p["ranges"] = [list(take("<IIQ", ["s", "c", "b"], content, at + 16 * i).values()) for i in range(n)]
-        at += 16 * n
+        at, p["counted_from"] = at + 16 * n, 0
+        if p["partitions"] & 0x8000:
+            p |= take("<Q", ["counted_from"], content, at)
+            at, p["partitions"] = at + 8, p["partitions"] & 0x7FFF
         found.append(p)
     return found
 
@@ -222,7 +234,7 @@ def read_lock(data: bytes) -> Fields:
 def read_index(data: bytes, segment_id: int) -> list[Fields]:
     entries, seed = [], crc32(struct.pack("<Q", segment_id))
     for at in range(0, len(data), 40):
-        entry = take("<QIIqQII", INDEX_NAMES, data, at)
+        entry = take("<QIIqqII", INDEX_NAMES, data, at)
         right = entry.pop("zero") == 0 and entry["crc"] == crc32(data[at : at + 32], seed)
         if right and entry["position"] // 262144 * 40 == at:
             entries.append(entry)

@@ -49,6 +49,7 @@ MODULES = (
     "tests.test_crash_states",
     "tests.test_kills",
     "tests.test_many_processes",
+    "tests.test_real_faults",
     "tests.test_damage",
     "tests.test_limits",
     "tests.test_model",

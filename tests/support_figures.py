@@ -30,6 +30,7 @@ FIGURES = {
     **{STATES + name: Required(250, 5_000, "ends") for name in SCENARIOS},
     **{MET + name: Required(250, 5_000, "ends") for name in TOGETHER},
     "SIGKILL at random instants": Required(300, 10_000, "rounds"),
+    "power cuts of ext4 and xfs": Required(40, 1_000, "rounds"),
     "every call fails with every error": Required(3_000, 0, "places"),
     "a file may not grow past every byte": Required(4_000, 0, "limits"),
     "every bit of a closed log": Required(40_000, 0, "bits"),

@@ -46,12 +46,20 @@ class OwnMounts:
     def __exit__(self, *_: object) -> None:
         self._end()
 
+    def enter(self, argv: list[str]) -> list[str]:
+        """``argv`` so that it runs inside."""
+        return [*ENTER, "-t", str(self._holder.pid), "--", *argv]
+
+    def seen(self, path: Path) -> Path:
+        """``path`` inside, as processes outside reach it."""
+        return Path(f"/proc/{self._holder.pid}/root{path}")
+
     def run(
         self, argv: list[str], env: Mapping[str, str], input: bytes = b""
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run a command inside."""
         return subprocess.run(
-            [*ENTER, "-t", str(self._holder.pid), "--", *argv],
+            self.enter(argv),
             input=input,
             env=env,
             capture_output=True,

@@ -423,6 +423,18 @@ def test_a_malformed_envelope_at_line_n(pspf: Pspf, store_dir: Path, at: int) ->
         assert len(values(store_dir, topic)) == at - 1
 
 
+def test_a_header_name_above_65535_bytes_is_refused(pspf: Pspf, store_dir: Path) -> None:
+    good = b'{"value":"v","headers":[["%s","x"]]}\n'
+    data = good % (b"h" * 65_535) + good % (b"h" * 65_536) + good % b"h"
+    ran = pspf("-s", store_dir, "append", "t", "--json", input=data)
+    refused(ran, 65, "standard input, line 2", "1 record", "a name of 65536 bytes", "--skip-invalid")
+    ran = pspf("-s", store_dir, "append", "t", "--json", "--skip-invalid", input=data)
+    refused(ran, 1, "1 malformed record")
+    ran = pspf("-s", store_dir, "append", "t", "-H", "h" * 65_536 + "=x", input=b"v\n")
+    refused(ran, 2, "-H 'hhhh", "a name of 65536 bytes; at most 65535", "hint: -H source=web")
+    assert len(ran.stderr) < 300 and len(values(store_dir)) == 3
+
+
 def test_a_missing_key_separator_at_line_n(pspf: Pspf, store_dir: Path) -> None:
     for number, at in enumerate((1, 2, 40_000)):
         data = lines_with_a_fault(b"key:value of it, and more\n", b"no separator", at)

@@ -145,7 +145,7 @@ def test_an_empty_store_option_does_not_mean_the_default_store(pspf: Pspf) -> No
 def test_skipped_input_is_counted_and_exits_1(pspf: Pspf) -> None:
     ran = pspf("append", "t", "--json", "--skip-invalid", input=b'{"value":"a"}\nnonsense\n{"value":"b"}\n')
     assert ran.returncode == 1
-    assert ran.stderr == b"pspf: skipped 1 malformed record, appended 2\n"
+    assert ran.stderr == b"pspf: skipped 1 malformed record, appended 2; the first: standard input, line 2\n"
     assert pspf("cat", "t").stdout == b"a\nb\n"
 
 
@@ -348,7 +348,7 @@ def test_delete_needs_yes_where_nobody_can_be_asked(pspf: Pspf) -> None:
     assert ran.returncode == 2
     assert b"hint: pspf topic delete --yes t" in ran.stderr
     ran = pspf("topic", "delete", "--dry-run", "t")
-    assert ran.stdout.startswith(b"would delete topic t: 1 record, ")
+    assert ran.stdout.startswith(b"would delete topic t: up to 1 record, ")
     assert pspf("cat", "t").stdout == b"x\n"
     assert pspf("topic", "delete", "--yes", "t").returncode == 0
     assert pspf("cat", "t").returncode == 66
@@ -358,7 +358,7 @@ def test_delete_asks_on_a_terminal_and_no_is_the_default(pspf: Pspf) -> None:
     pspf("append", "t", input=b"x\n")
     code, seen = on_terminal(pspf, "topic", "delete", "t", typed=b"\n")
     assert code == 1
-    assert "delete topic t (1 record" in seen
+    assert "delete topic t (up to 1 record" in seen
     assert pspf("cat", "t").stdout == b"x\n"
     assert on_terminal(pspf, "topic", "delete", "t", typed=b"y\n")[0] == 0
     assert pspf("cat", "t").returncode == 66
@@ -399,6 +399,23 @@ def test_store_is_taken_from_option_then_environment_then_configuration(pspf: Ps
     assert origin("-s", "/x/by-option", env={"PSPF_STORE": "/x/v"}) == ("by-option", "option --store")
     pspf("append", "t", input=b"x\n")
     assert (pspf.home / "by-file" / "store.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("store = " + "[" * 5_000, "nested too deeply"),
+        ("store = " + "9" * 5_000, "a number in it has too many digits"),
+        ('store = "/tmp/a\\u0000b"', "NUL"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_no_internal_error(pspf: Pspf, text: str, why: str) -> None:
+    file = pspf.home / ".config/pspf/config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    ran = pspf("ls")
+    assert ran.returncode == 78 and why in ran.stderr.decode() and str(file) in ran.stderr.decode()
+    assert ran.stderr.count(b"\n") == 2 and b"hint: " in ran.stderr
 
 
 def test_no_home_and_no_store_named_exits_78(pspf: Pspf) -> None:

@@ -195,6 +195,18 @@ def test_a_second_topic_is_not_offered_where_there_is_one(ask: Ask) -> None:
     assert not {word for word in ask("pspf cat orders ") if not word.startswith("-")}
 
 
+def test_help_offers_commands_and_then_those_of_a_noun(ask: Ask) -> None:
+    assert ask("pspf help ") >= {entry.path[0] for entry in commands()}
+    assert ask("pspf help topic ") >= {"create", "describe", "alter", "rename", "delete", "add-partitions"}
+    assert not {word for word in ask("pspf help topic ") if word in ("append", "topic", "orders")}
+    assert not {word for word in ask("pspf help cat ") if not word.startswith("-")}
+
+
+def test_the_name_of_a_new_topic_is_none_that_is_there(ask: Ask) -> None:
+    assert not {word for word in ask("pspf topic create ") if not word.startswith("-")}
+    assert ask("pspf topic describe ") == {"orders", "flights"}
+
+
 def test_more_topics_are_offered_where_there_may_be_many(ask: Ask) -> None:
     assert "flights" in ask("pspf ls orders ")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspf.cli.main import Invocation
-from pspf.cli.output import escape, json_lines, size_text, table, time_text
+from pspf.cli.output import escape, json_line, json_lines, size_text, table, time_text
 from pspf.cli.text import headers_of, separator_bytes, size_bytes
 from pspf.errors import Usage
 
@@ -47,6 +48,13 @@ def test_json_is_one_object_a_line(capfdbinary: pytest.CaptureFixture[bytes]) ->
     subprocess.run([sys.executable, "-c", code], check=True)
     assert capfdbinary.readouterr().out == b'{"b":1,"a":"\\\\xff"}\n{"c":null}\n'
     assert callable(json_lines)
+
+
+def test_json_of_what_orjson_refuses() -> None:
+    row = {"beyond": 1 << 64, "below": -(1 << 64), "name": "\udcff", "bytes": b"\xff"}
+    line = json_line(row)
+    assert json.loads(line) == {**row, "bytes": "\\xff"} and line.endswith(b"}\n") and line.count(b"\n") == 1
+    assert json_line({"a": 1, "b": [2]}) == b'{"a":1,"b":[2]}\n'
 
 
 @pytest.mark.parametrize(

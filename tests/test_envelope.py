@@ -121,6 +121,10 @@ def test_a_value_alone_is_enough() -> None:
         ('{"value": "x", "headers": [["a", "b", "eA=="]]}', "header 0 has a value and base64"),
         ('{"value": "x", "headers": [["a", null, "!"]]}', "header 0 is no base64"),
         ('{"value": "x", "headers": [["\\ud800", "b"]]}', "header 0: its name"),
+        (
+            '{"value": "x", "headers": [["a", "b"], ["%s", "c"]]}' % ("x" * 65_536),
+            "header 1 has a name of 65536 bytes",
+        ),
         ('{"value": "\\ud800"}', "'value' has a lone surrogate"),
         ('{"value": "x", "timestamp": 1.5}', "'timestamp' is an integer, not 1.5"),
         ('{"value": "x", "timestamp": true}', "'timestamp' is an integer, not true"),

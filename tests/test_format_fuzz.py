@@ -1,12 +1,11 @@
 """Parsers of the store format fed with anything: what was written comes back, the rest is refused by name.
 
-Each property runs with 200 examples, and with 20,000 in `make faults`. Memory is limited while the parsers
-run, so that a forged length or count that is believed fails here instead of filling the machine.
+200 examples of each property; the great numbers are those of :mod:`tests.test_fuzz`, which is faster. Memory
+is limited while the parsers run, so that a forged length or count that is believed fails here instead of
+filling the machine.
 """
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
@@ -42,44 +41,20 @@ from pspf.format.slots import (
     parse_lock,
 )
 from pspf.model import MAX_BATCH_BODY
+from tests.support_fuzz import little_memory
 
 SEGMENT_ID, POSITION, CHAIN = 0xA1B2C3D4E5F60718, 4096, 77
-ROOM_BYTES = 256 << 20
-
-FIGURES = [
-    pytest.param(200, id="fast"),
-    pytest.param(20_000, id="figure", marks=[pytest.mark.faults, pytest.mark.timeout(1200)]),
-]
-at_both_figures = pytest.mark.parametrize("examples", FIGURES)
+EXAMPLES = 200
 
 
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """More than ``ROOM_BYTES`` at once is a MemoryError, on Linux; elsewhere there is no limit."""
-    if sys.platform != "linux":
-        yield
-        return
-    import resource
-
-    # Counted from what is in use now: drawing examples takes more and more memory, and is not tested here.
-    with open("/proc/self/statm") as statm:
-        now = int(statm.read().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + ROOM_BYTES, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def holds(examples: int, prop: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
-    """Run ``prop`` on so many drawn arguments, within little memory."""
+def holds(prop: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
+    """Run ``prop`` on drawn arguments, within little memory."""
 
     def limited(drawn: tuple[Any, ...]) -> None:
         with little_memory():
             prop(*drawn)
 
-    limits = settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None)
+    limits = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
     limits(given(st.tuples(*strategies))(limited))()
 
 
@@ -133,8 +108,7 @@ def checked(data: bytes) -> tuple[Header, Columns]:
     return header, Columns(header, data[HEADER_BYTES:])
 
 
-@at_both_figures
-def test_records_come_back_as_they_were(examples: int) -> None:
+def test_records_come_back_as_they_were() -> None:
     pytest.importorskip("zstandard")
 
     def prop(batch: dict[str, Any]) -> None:
@@ -157,11 +131,10 @@ def test_records_come_back_as_they_were(examples: int) -> None:
         assert header.span == deltas[-1] + 1
         assert columns.good_records() == [not batch["compress"]] * count
 
-    holds(examples, prop, batches())
+    holds(prop, batches())
 
 
-@at_both_figures
-def test_lines_come_back_as_they_were(examples: int) -> None:
+def test_lines_come_back_as_they_were() -> None:
     pytest.importorskip("zstandard")
 
     def prop(text: bytes, time: int, compress: bool) -> None:
@@ -174,7 +147,6 @@ def test_lines_come_back_as_they_were(examples: int) -> None:
         assert columns.good_records() == [not compress] * len(lines)
 
     holds(
-        examples,
         prop,
         st.binary(max_size=200) | st.text("\n\0a", max_size=99).map(str.encode),
         timestamps,
@@ -182,8 +154,7 @@ def test_lines_come_back_as_they_were(examples: int) -> None:
     )
 
 
-@at_both_figures
-def test_a_batch_sealed_again_elsewhere_is_the_same_batch(examples: int) -> None:
+def test_a_batch_sealed_again_elsewhere_is_the_same_batch() -> None:
     def prop(segment: int, position: int, chain: int) -> None:
         data = sealed(encode_records([b"v", None], b"k", [1, 2]))
         again = seal_again(data[:HEADER_BYTES], segment, position, chain, 0, NO_TABLE)
@@ -193,11 +164,10 @@ def test_a_batch_sealed_again_elsewhere_is_the_same_batch(examples: int) -> None
             assert header_fault(again, 0, SEGMENT_ID, POSITION)
 
     word = st.integers(0, (1 << 64) - 1)
-    holds(examples, prop, word | st.just(SEGMENT_ID), word | st.just(POSITION), st.integers(0, (1 << 32) - 1))
+    holds(prop, word | st.just(SEGMENT_ID), word | st.just(POSITION), st.integers(0, (1 << 32) - 1))
 
 
-@at_both_figures
-def test_settings_come_back_as_they_were(examples: int) -> None:
+def test_settings_come_back_as_they_were() -> None:
     def prop(values: dict[str, Any]) -> None:
         import tomllib
 
@@ -214,16 +184,17 @@ def test_settings_come_back_as_they_were(examples: int) -> None:
 
     name = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
     number = st.integers(-(1 << 63), (1 << 63) - 1)
-    holds(examples, prop, st.dictionaries(name, st.text(max_size=9) | number | st.booleans(), max_size=6))
+    holds(prop, st.dictionaries(name, st.text(max_size=9) | number | st.booleans(), max_size=6))
 
 
-@at_both_figures
-def test_producer_tables_come_back_as_they_were(examples: int) -> None:
+def test_producer_tables_come_back_as_they_were() -> None:
     def prop(entries: list[tuple[Any, ...]]) -> None:
         producers = []
         for name, number, ranges in entries:
             producer = Producer(number - (1 << 63), name)
             producer.used_ms, producer.source_position, producer.ranges = -number >> 1, number, ranges
+            producer.partitions, producer.placement = number & 0x7FFF, number & 0xFFFF
+            producer.counted_from = number >> 1
             producers.append(producer)
         found = decode_table(encode_table(producers))
         for one, other in zip(producers, found, strict=True):
@@ -233,7 +204,6 @@ def test_producer_tables_come_back_as_they_were(examples: int) -> None:
     ranges = st.lists(st.tuples(word, word, word), max_size=5)
     number = st.integers(0, (1 << 64) - 1)
     holds(
-        examples,
         prop,
         st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), number, ranges), max_size=4),
     )
@@ -331,8 +301,7 @@ preambles = st.builds(
 )
 
 
-@at_both_figures
-def test_forged_headers_and_bodies_are_refused_within_memory(examples: int) -> None:
+def test_forged_headers_and_bodies_are_refused_within_memory() -> None:
     def prop(
         count: int, flags: int, extension: int, times: tuple[int, int], preamble: bytes, rest: bytes
     ) -> None:
@@ -349,11 +318,10 @@ def test_forged_headers_and_bodies_are_refused_within_memory(examples: int) -> N
     body_rest = st.binary(max_size=120) | st.builds(bytes, st.integers(0, 4000))
     counts = st.integers(0, 20) | words
     extensions = st.sampled_from([0, 0, 0, 1, 16, 65535])
-    holds(examples, prop, counts, st.integers(0, 65535), extensions, far, preambles | short, body_rest)
+    holds(prop, counts, st.integers(0, 65535), extensions, far, preambles | short, body_rest)
 
 
-@at_both_figures
-def test_damaged_bodies_are_refused_within_memory(examples: int) -> None:
+def test_damaged_bodies_are_refused_within_memory() -> None:
     pytest.importorskip("zstandard")
 
     def prop(batch: dict[str, Any], count: int | None, changes: list[tuple[int, int]], cut: int) -> None:
@@ -370,7 +338,7 @@ def test_damaged_bodies_are_refused_within_memory(examples: int) -> None:
     changes = st.lists(
         st.tuples(st.integers(0, 60) | st.integers(0, 1 << 16), st.integers(0, 255)), max_size=3
     )
-    holds(examples, prop, batches(), st.none() | words, changes, st.sampled_from([0, 0, 0, 1, 7, 100]))
+    holds(prop, batches(), st.none() | words, changes, st.sampled_from([0, 0, 0, 1, 7, 100]))
 
 
 @pytest.mark.parametrize("width", [0, 0x40, 0x80])
@@ -399,8 +367,7 @@ def test_a_compressed_batch_of_nulls_stays_within_the_limit_of_records_by_bytes(
     assert columns.values() == [None] * count
 
 
-@at_both_figures
-def test_arbitrary_bytes_are_no_batch_header(examples: int) -> None:
+def test_arbitrary_bytes_are_no_batch_header() -> None:
     pytest.importorskip("zstandard")
 
     def prop(data: bytes, at: int, right_crc: bool) -> None:
@@ -419,11 +386,10 @@ def test_arbitrary_bytes_are_no_batch_header(examples: int) -> None:
         return raw[:30] + b"\0\0" + raw[32:38] + b"\0\0" + raw[40:50] + b"\0\0" + raw[52:]
 
     raw = st.binary(max_size=200) | st.binary(min_size=HEADER_BYTES, max_size=300).map(with_small_lengths)
-    holds(examples, prop, raw, st.sampled_from([0, 0, 1, 50]), st.booleans())
+    holds(prop, raw, st.sampled_from([0, 0, 1, 50]), st.booleans())
 
 
-@at_both_figures
-def test_arbitrary_bytes_are_no_packed_headers(examples: int) -> None:
+def test_arbitrary_bytes_are_no_packed_headers() -> None:
     def prop(blob: bytes, head: Any, cut: int) -> None:
         packed = pack_headers(head)
         assert unpack_headers(packed) == head
@@ -433,11 +399,10 @@ def test_arbitrary_bytes_are_no_packed_headers(examples: int) -> None:
             except BadBody:
                 pass
 
-    holds(examples, prop, st.binary(max_size=60), pairs, st.integers(0, 30))
+    holds(prop, st.binary(max_size=60), pairs, st.integers(0, 30))
 
 
-@at_both_figures
-def test_arbitrary_bytes_are_no_producer_table(examples: int) -> None:
+def test_arbitrary_bytes_are_no_producer_table() -> None:
     def prop(data: bytes, count: int, tail: int) -> None:
         whole = encode_table([Producer(i, "n" * i) for i in range(count)])
         for damaged in (data, whole + data, whole[: len(whole) - tail] + data):
@@ -446,11 +411,10 @@ def test_arbitrary_bytes_are_no_producer_table(examples: int) -> None:
             except ValueError:
                 pass
 
-    holds(examples, prop, st.binary(max_size=200), st.integers(0, 4), st.integers(0, 90))
+    holds(prop, st.binary(max_size=200), st.integers(0, 4), st.integers(0, 90))
 
 
-@at_both_figures
-def test_arbitrary_bytes_make_no_index_entry_out_of_place(examples: int) -> None:
+def test_arbitrary_bytes_make_no_index_entry_out_of_place() -> None:
     def prop(data: bytes, places: list[tuple[int, int]]) -> None:
         entries = [IndexEntry(base, position, 0, 0, 0) for base, position in places]
         blob = b"".join(encode_entry(entry, SEGMENT_ID) for entry in entries) + data
@@ -460,11 +424,10 @@ def test_arbitrary_bytes_make_no_index_entry_out_of_place(examples: int) -> None
         assert decode_entries(blob, SEGMENT_ID + 1) == []
 
     place = st.tuples(st.integers(0, 1 << 63), st.integers(0, 1 << 20))
-    holds(examples, prop, st.binary(max_size=100), st.lists(place, max_size=4))
+    holds(prop, st.binary(max_size=100), st.lists(place, max_size=4))
 
 
-@at_both_figures
-def test_arbitrary_bytes_are_no_slot_and_no_lock_record(examples: int) -> None:
+def test_arbitrary_bytes_are_no_slot_and_no_lock_record() -> None:
     def prop(data: bytes, right_crc: bool, fold: int) -> None:
         if right_crc:
             data = data[:60].ljust(60, b"\1")
@@ -483,11 +446,10 @@ def test_arbitrary_bytes_are_no_slot_and_no_lock_record(examples: int) -> None:
         commit_slots_valid(data)
 
     raw = st.binary(max_size=64) | st.binary(min_size=500, max_size=1100)
-    holds(examples, prop, raw, st.booleans(), st.integers(0, (1 << 32) - 1))
+    holds(prop, raw, st.booleans(), st.integers(0, (1 << 32) - 1))
 
 
-@at_both_figures
-def test_arbitrary_bytes_are_no_segment_header(examples: int) -> None:
+def test_arbitrary_bytes_are_no_segment_header() -> None:
     def prop(changes: list[tuple[int, bytes]], right_crc: bool, length: int) -> None:
         block = bytearray(SegmentHeader(1, bytes(16), 0, 0, epochs=[(1, 2)], settings=b"a = 1\n").encode())
         for at, data in changes:
@@ -507,11 +469,10 @@ def test_arbitrary_bytes_are_no_segment_header(examples: int) -> None:
         st.tuples(st.integers(0, 120) | st.integers(0, 4095), st.binary(max_size=16)), max_size=3
     )
     lengths = st.just(SEGMENT_HEADER_BYTES) | st.integers(0, SEGMENT_HEADER_BYTES)
-    holds(examples, prop, changes, st.booleans(), lengths)
+    holds(prop, changes, st.booleans(), lengths)
 
 
-@at_both_figures
-def test_arbitrary_bytes_are_no_settings(examples: int) -> None:
+def test_arbitrary_bytes_are_no_settings() -> None:
     def prop(data: bytes, right_crc: bool) -> None:
         if right_crc:
             data += f'crc32 = "{crc32(data):08x}"\n'.encode()
@@ -527,7 +488,7 @@ def test_arbitrary_bytes_are_no_settings(examples: int) -> None:
     line = st.text('ab= "\\#\t\r-019tru\u0660é', max_size=20)
     text = st.lists(line, max_size=5).map(lambda lines: "".join(f"{item}\n" for item in lines).encode())
     raw = st.binary(max_size=80) | text | text.map(lambda data: data + b'crc32 = "00000000"\n')
-    holds(examples, prop, raw, st.booleans())
+    holds(prop, raw, st.booleans())
 
 
 @pytest.mark.parametrize("number", ["9" * 10_000, "\u0663", "1_000", "+1", "--1", "0x1"])

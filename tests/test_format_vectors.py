@@ -19,7 +19,7 @@ from pspf.format import settings
 from pspf.format.batch import HEADER_BYTES, Header, batch_crc_of, header_fault, newer_version, parse_header
 from pspf.format.columns import BadBody, Columns, unpack_headers
 from pspf.format.index import decode_entries
-from pspf.format.producers import SOURCE, decode_table
+from pspf.format.producers import decode_table, unpack_source
 from pspf.format.segment import SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment, segment_fault
 from pspf.format.slots import (
     SECOND_SLOT,
@@ -86,13 +86,13 @@ def our_content(header: Header, body: bytes) -> Fields:
     content: Fields = {"header": make_vectors.fields_of(header)}
     plain = body[header.extension_length :]
     if header.extension_length:
-        names = ("position", "crc", "partitions")
-        content["extension"] = dict(zip(names, SOURCE.unpack(body[: header.extension_length]), strict=True))
+        names = ("position", "crc", "partitions", "placement", "counted_from")
+        content["extension"] = dict(zip(names, unpack_source(body[: header.extension_length]), strict=True))
     if header.kind == 0:
         columns = Columns(header, body)
         assert columns.good_records() == [header.codec == 0] * header.count
         content["records"] = our_records(header, columns)
-    elif header.kind == 2:
+    elif header.kind in (2, 5):
         fields = [make_vectors.fields_of(producer) for producer in decode_table(plain)]
         content["producers"] = [{"id": f.pop("producer_id"), **f} for f in fields]
     elif header.kind == 3:
@@ -298,7 +298,8 @@ def test_our_decoder_reads_the_store() -> None:
     following = parse_segment(data[1])
     first, contents = our_segment_walk(data[0], following.prev_position)
     second, more = our_segment_walk(data[1], commit.visible_position)
-    assert [c["header"]["kind"] for c in contents] == [0, 2, 0, 3, 0]
+    assert [c["header"]["kind"] for c in contents + more] == [0, 2, 0, 3, 0, 2, 0]
+    assert [c["header"]["table_back"] == 0 for c in contents + more].count(True) == 2
     assert contents[-1]["header"]["crc"] == following.prev_crc
     records = [r for c in contents + more for r in c.get("records", []) if r["offset"] >= start.log_start]
     assert make_vectors.as_json(records) == twin["records"]

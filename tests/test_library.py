@@ -257,27 +257,26 @@ def test_a_gathered_record_keeps_its_key_headers_and_time(store: Store) -> None:
 
 
 def test_an_error_of_a_gathering_comes_out_of_its_ticket(store: Store) -> None:
-    store.create_topic("t", TopicConfig(max_record_bytes=10))
-    writer = store.writer("t", linger_ms=60_000)
-    ticket = writer.append(bytes(11))
-    with pytest.raises(errors.RecordTooLarge):
+    writer = store.writer("t", partition=1, linger_ms=60_000)
+    ticket = writer.append(b"nowhere")
+    with pytest.raises(errors.NoSuchPartition):
         writer.flush()
-    with pytest.raises(errors.RecordTooLarge):
+    with pytest.raises(errors.NoSuchPartition):
         ticket.wait()
-    writer.append(b"fits").wait()
+    store.add_partitions("t", 2)
+    writer.append(b"there").wait()
     writer.close()
-    assert values(store) == [b"fits"]
+    assert values(store) == [b"there"]
 
 
 def test_an_error_that_nobody_waited_for_comes_out_of_close(store: Store) -> None:
-    store.create_topic("t", TopicConfig(max_record_bytes=10))
-    writer = store.writer("t", linger_ms=1)
-    ticket = writer.append(bytes(11))
+    writer = store.writer("t", partition=1, linger_ms=1)
+    ticket = writer.append(b"nowhere")
     for _ in range(3_000):
         if ticket.done:
             break
         threading.Event().wait(0.01)
-    with pytest.raises(errors.RecordTooLarge):
+    with pytest.raises(errors.NoSuchPartition):
         writer.close()
 
 

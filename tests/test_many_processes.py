@@ -15,6 +15,7 @@ import pytest
 
 import pspf
 from pspf import errors
+from pspf.log.others import end_now
 from pspf.log.roll import roll
 from pspf.model import TopicConfig
 from pspf.store.open import open_store
@@ -433,11 +434,11 @@ def test_a_large_batch_behind_a_producer_table_does_not_replace_the_segment(stor
         first.append("t", b"known", producer="p", sequence=0)
         second.append("t", b"seen")
         writer, other = (store.partition_writer(store.topic("t"), 0) for store in (first, second))
-        writer.refreshed_end()
+        end_now(writer)
         writer.files.disk.lock(writer.files.lock_fd)
         roll(writer)  # and the process that wanted to append behind it was killed
         writer.files.disk.unlock(writer.files.lock_fd)
-        other.refreshed_end()
+        end_now(other)
         first.append("t", b"large" * 20_000, producer="p", sequence=1)
         inodes = [each.files.disk.stat(each.end.segment.fd).st_ino for each in (writer, other)]
         assert inodes[0] == inodes[1]

@@ -1,6 +1,7 @@
 """No durability step of the engine can be lost unnoticed: each is in the table of mutants, with a test.
 
-`make faults` runs each mutant against the test that is named for it, `make soak` against the whole fast suite.
+`make faults` runs each mutant against the test that is named for it, `make soak` against the whole fast
+suite.
 """
 
 import subprocess

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspf import errors
+from pspf.cli.selecting import how_many
 from pspf.store.select import Selection, parse_offsets, parse_partitions, parse_time, resolve
 from tests.fake_partitions import FakeReader, Row, cut
 
@@ -132,7 +133,21 @@ def test_partitions_are_numbers_lists_and_ranges() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "a", "-1", "1-", "3-1", "1--2", "0,", "99999999999", "0-99999999999"]
+    "text",
+    [
+        "",
+        ",",
+        "a",
+        "-1",
+        "1-",
+        "3-1",
+        "1--2",
+        "0,",
+        "99999999999",
+        "0-99999999999",
+        "9" * 5_000,
+        "0-" + "9" * 5_000,
+    ],
 )
 def test_partitions_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(errors.Usage) as caught:
@@ -206,6 +221,27 @@ def test_times_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(errors.Usage) as caught:
         parse_time(text)
     assert repr(text) in str(caught.value) and "epoch milliseconds" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["99999999999999w", "999999999999999d" * 100, "1h" + "999999999999999w"])
+def test_a_length_of_time_beyond_64_bits_is_refused(text: str) -> None:
+    with pytest.raises(errors.Usage, match="64 bits") as caught:
+        parse_time(text, NOW)
+    assert "epoch milliseconds" in caught.value.hint
+
+
+def test_the_longest_time_that_fits_is_taken() -> None:
+    weeks = ((1 << 63) + NOW) // 604_800_000
+    assert parse_time(f"{weeks}w", NOW) == NOW - weeks * 604_800_000 >= -(1 << 63)
+    with pytest.raises(errors.Usage):
+        parse_time(f"{weeks + 1}w", NOW)
+
+
+@pytest.mark.parametrize("text", ["9" * 5_000, "+" + "9" * 5_000, "-" + "9" * 5_000])
+def test_a_number_of_records_of_thousands_of_digits_is_refused(text: str) -> None:
+    with pytest.raises(errors.Usage, match="no number of records"):
+        how_many(text, False)
+    assert how_many("+" + "9" * 18, False) == (None, 10**18 - 1)
 
 
 def test_a_limit_below_zero_is_refused() -> None:

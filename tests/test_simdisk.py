@@ -453,17 +453,21 @@ def test_lie_1_a_file_opened_after_the_failure_syncs_over_the_hole() -> None:
     assert later.pread(opened_later, 4, 0) == b"----", "the cache was dropped"
 
 
-def test_lie_2_a_sync_succeeds_over_an_aborted_journal_and_the_next_write_fails() -> None:
+def test_lie_2_a_sync_succeeds_over_an_aborted_journal_and_what_needs_it_fails() -> None:
     disk, fd = planted(4)
     disk.pwrite(fd, b"lost", 0)
     disk.fail("fdatasync", error=errno.EROFS, lies="aborted")
     disk.fdatasync(fd)
     assert states(disk) == [{"/a": b"----"}]
+    disk.pwrite(fd, b"more", 0)  # no size, no name, and the clock has not ticked
+    disk.fdatasync(fd)
+    assert states(disk) == [{"/a": b"----"}]
     with raises(errno.EROFS):
-        disk.pwrite(fd, b"more", 0)
+        disk.pwrite(fd, b"longer than it was", 0)
+    with raises(errno.EROFS):
+        disk.update_times(fd)
     with raises(errno.EROFS):
         disk.open("new", CREATE)
-    disk.fdatasync(fd)
     assert states(disk) == [{"/a": b"----"}]
 
 

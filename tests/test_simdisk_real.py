@@ -38,6 +38,7 @@ CALLS = st.one_of(
     st.tuples(st.just("truncate"), FEW, POSITIONS),
     st.tuples(st.just("fdatasync"), FEW),
     st.tuples(st.just("fsync"), FEW),
+    st.tuples(st.just("update_times"), FEW),
     st.tuples(st.just("rename"), NAME, NAME, FEW, FEW),
     st.tuples(st.just("unlink"), NAME, FEW),
     st.tuples(st.just("mkdir"), NAME, FEW),
@@ -110,7 +111,7 @@ class Side:
                 disk.truncate(self.fd(fd), size)
             case "lock", [int(fd)]:
                 return disk.lock(self.fd(fd), wait=False)
-            case (("fdatasync" | "fsync" | "lock_shared" | "unlock"), [int(fd)]):
+            case (("fdatasync" | "fsync" | "update_times" | "lock_shared" | "unlock"), [int(fd)]):
                 return getattr(disk, str(name))(self.fd(fd))
             case _:
                 raise AssertionError(call)

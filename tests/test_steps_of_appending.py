@@ -15,6 +15,7 @@ from pspf.disk.real import WRITE
 from pspf.format.encode import encode_records
 from pspf.format.slots import FLAG_POISONED
 from pspf.log.adopt import adopt
+from pspf.log.others import end_now
 from pspf.log.roll import roll
 from pspf.log.writer import PartitionWriter
 from pspf.model import TopicConfig
@@ -22,7 +23,8 @@ from pspf.store.open import open_store
 from pspf.store.store import Store
 from pspf.testing import Killed, SimDisk, WouldDeadlock
 from pspf.testing.ledger import Ledger, read_all
-from tests.test_crash_states import STORE, after_power_cuts, ended, one_record, same_every_time
+from pspf.testing.scenarios import STORE
+from tests.test_crash_states import after_power_cuts, ended, one_record, same_every_time
 
 PARTITION = f"{STORE}/topics/t/0"
 SEGMENT = f"{PARTITION}/{0:020d}.log"
@@ -52,7 +54,7 @@ def write(writer: PartitionWriter, value: bytes) -> int:
 def roll_by(store: Store) -> None:
     """A new segment, as an append that does not fit makes it."""
     writer = writer_of(store)
-    writer.refreshed_end()
+    end_now(writer)
     writer.files.disk.lock(writer.files.lock_fd)
     try:
         roll(writer)
@@ -73,10 +75,10 @@ def plain_topic(**settings: object) -> SimDisk:
     return disk
 
 
-def poisoned_by(disk: SimDisk, store: Store, lies: str = "clean") -> None:
+def poisoned_by(disk: SimDisk, store: Store, lies: str = "clean", durability: "str | None" = None) -> None:
     disk.fail("fdatasync", lies=lies)
     with pytest.raises(errors.Poisoned):
-        store.append("t", b"lost")
+        store.append("t", b"lost", durability=durability)
 
 
 # -- locks: each of these must wait for who holds the append lock
@@ -90,9 +92,9 @@ def _sync(store: Store) -> None:
 
 LOCKED: dict[str, Callable[[Store], object]] = {
     "an append": lambda store: write(writer_of(store), b"x"),
-    "a look at the end": lambda store: writer_of(store).refreshed_end(),
+    "a look at the end": lambda store: end_now(writer_of(store)),
     "an open": lambda store: open_store(STORE, disk=store.disk.process()).append("t", b"x"),  # type: ignore[attr-defined]
-    "a poisoning": lambda store: __import__("pspf.log.poison").log.poison.poison(writer_of(store), "x"),
+    "a poisoning": lambda store: writer_of(store).poison(),
     "a repair": lambda store: store.repair("t", 0),
     "the deletion of a topic": lambda store: store.delete_topic("t"),
 }
@@ -133,12 +135,25 @@ def test_a_close_that_gives_zeros_back_waits_for_the_append_lock() -> None:
         store.close()
 
 
-def test_a_reader_that_settles_waits_for_the_append_lock() -> None:
+def test_a_reader_does_not_wait_for_the_append_lock_and_reads_up_to_the_published_end() -> None:
     disk, ledger = one_record()
+    before = values(open_store(STORE, disk=disk.process(), read_only=True))
     ended(disk, ledger, "pwrite", ".log")
     held(disk)
-    with open_store(STORE, disk=disk.process()) as store, pytest.raises(WouldDeadlock):
-        values(store)
+    left = disk.tree()
+    with open_store(STORE, disk=disk.process()) as store:
+        assert values(store) == before
+    assert disk.tree() == left
+
+
+def test_a_reader_leaves_to_a_living_writer_what_is_behind_the_published_end() -> None:
+    disk, _ = one_record()
+    before = values(open_store(STORE, disk=disk.process(), read_only=True))
+    write(writer_of(opened(disk)), b"x")
+    left = disk.tree()
+    with open_store(STORE, disk=disk.process()) as store:
+        assert values(store) == before
+    assert disk.tree() == left
 
 
 @pytest.mark.parametrize("what", ["create", "alter", "alter from", "rename", "delete"])
@@ -191,7 +206,7 @@ def test_threads_of_a_handle_exclude_each_other_in_writes_and_syncs() -> None:
     store = opened(disk)
     writer = writer_of(store)
     mutex, sync_mutex = Mutex(), Mutex()
-    writer._mutex, writer._sync_mutex = mutex, sync_mutex  # type: ignore[assignment]
+    writer.mutex, writer._sync_mutex = mutex, sync_mutex  # type: ignore[assignment]
     calls: dict[str, list[tuple[int, int]]] = {}
 
     def note(call: str) -> None:
@@ -389,13 +404,15 @@ def test_a_handle_of_the_generation_before_writes_nothing_into_a_replaced_segmen
     assert values(healer) == [b"healed", b"again"]
 
 
-def test_nothing_is_acknowledged_by_a_handle_whose_partition_was_healed_meanwhile() -> None:
+@pytest.mark.parametrize("healed", [False, True])
+def test_nothing_is_acknowledged_by_a_handle_whose_partition_was_poisoned_meanwhile(healed: bool) -> None:
     disk, _ = one_record()
     store, failing = opened(disk.process()), opened(disk)
     writer = writer_of(store)
     end = write(writer, b"x")
     poisoned_by(disk, failing, lies="")  # the descriptor of the other one is not told
-    opened(disk.process())
+    if healed:
+        opened(disk.process())
     with pytest.raises(errors.Poisoned):
         writer.sync(end)
 
@@ -554,8 +571,9 @@ def test_the_durable_end_never_goes_back() -> None:
     early = write(writer_of(first), b"early")
     late = write(writer_of(second), b"late")
     writer_of(second).sync(late)
-    assert len(values(first)) == 3
     writer_of(first).sync(early)
+    commit = writer_of(first).files.read_commit()
+    assert commit is not None and commit.durable_offset == late
     assert len(values(first)) == 3
 
 
@@ -627,7 +645,7 @@ def test_what_recovery_reads_after_a_power_cut_is_bounded(monkeypatch: pytest.Mo
 
 
 def test_what_the_next_open_reads_after_a_close_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pspf.log.others.SYNC_COMMIT_ABOVE", 5_000)
+    monkeypatch.setattr("pspf.log.writer.CLOSE_SYNC_BYTES", 5_000)
     disk = plain_topic()
     with opened(disk) as store:
         for _ in range(4):
@@ -734,10 +752,73 @@ def test_who_follows_into_a_new_segment_adopts_what_nobody_synced_there() -> Non
     fault = disk.fail("fdatasync", lies="clean")
     disk.before_call = lambda call: disk.kill() if fault.hits else None
     with pytest.raises(Killed):
-        ledger.append(rolling, "ended")
+        ledger.append(rolling, "ended", size=9_000)  # more than the page that the next one shares
     ledger.append(alive, "alive")
     ledger.saw(read_all(alive, "t", 1))
     after_power_cuts(alive.disk, ledger, 60)  # type: ignore[arg-type]
+
+
+# -- an aborted journal: syncs succeed and write nothing, and an overwrite in place succeeds as well
+
+
+def journal_aborted_at_the_next_sync(disk: SimDisk) -> None:
+    disk.fail("fdatasync", error=errno.EROFS, lies="aborted")
+
+
+def nothing_is_shown(disk: SimDisk, unsynced: bytes) -> None:
+    """No reader sees what the next power cut takes."""
+    with open_store(STORE, create=False, read_only=True, disk=disk.process()) as reader:
+        assert unsynced not in values(reader)
+
+
+def test_an_append_whose_sync_did_nothing_is_not_acknowledged() -> None:
+    disk, _ = one_record()
+    store = opened(disk)
+    for value in (b"1", b"2"):
+        store.append("t", value)  # zeros are ahead: what comes next changes no size
+    journal_aborted_at_the_next_sync(disk)
+    with pytest.raises(errors.OutcomeUnknown):
+        store.append("t", b"lost")
+    nothing_is_shown(disk, b"lost")
+
+
+def test_a_newcomer_whose_sync_did_nothing_publishes_nothing() -> None:
+    disk, _ = one_record()
+    alive = opened(disk.process())
+    for value in (b"1", b"2"):
+        alive.append("t", value)
+    write(writer_of(alive), b"lost")
+    newcomer = open_store(STORE, disk=disk)
+    journal_aborted_at_the_next_sync(disk)
+    with pytest.raises(errors.IOFailed):
+        writer_of(newcomer)
+    nothing_is_shown(disk, b"lost")
+
+
+def test_a_recovery_whose_sync_did_nothing_publishes_nothing() -> None:
+    disk, _ = one_record()
+    dying = opened(disk.process())
+    for value in (b"1", b"2"):
+        dying.append("t", value)
+    write(writer_of(dying), b"lost")
+    dying.disk.kill()  # type: ignore[attr-defined]
+    newcomer = open_store(STORE, disk=disk)
+    journal_aborted_at_the_next_sync(disk)
+    with pytest.raises(errors.IOFailed):
+        writer_of(newcomer)
+    nothing_is_shown(disk, b"lost")
+
+
+def test_a_roll_whose_sync_did_nothing_publishes_nothing() -> None:
+    disk, _ = one_record()
+    store = opened(disk)
+    for value in (b"1", b"2"):
+        store.append("t", value)
+    write(writer_of(store), b"lost")
+    journal_aborted_at_the_next_sync(disk)
+    with pytest.raises(errors.IOFailed):
+        roll_by(store)
+    nothing_is_shown(disk, b"lost")
 
 
 # -- the order in which a segment gets its name

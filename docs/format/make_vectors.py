@@ -23,6 +23,7 @@ from pspf.format.batch import (
     FLAG_SOURCE,
     KIND_EPOCH,
     KIND_GAP,
+    KIND_PRODUCERS,
     KIND_TABLE,
     NO_TABLE,
     Encoded,
@@ -31,7 +32,7 @@ from pspf.format.batch import (
 )
 from pspf.format.encode import encode_lines, encode_records
 from pspf.format.index import UNKNOWN, IndexEntry, encode_entry
-from pspf.format.producers import SOURCE, Producer, encode_table, id_of
+from pspf.format.producers import Producer, encode_table, id_of, pack_source
 from pspf.format.segment import REASON_DAMAGE, SegmentHeader
 from pspf.format.slots import FLAG_LINKED, Commit, LockRecord, Start, fold
 
@@ -83,10 +84,16 @@ def record(offset: int, time: int, key: object, value: object, headers: object =
 
 
 def sealed(
-    encoded: Encoded, base: int, chain: int, position: int = 4096, epoch: int = 3, segment: int = SEGMENT_ID
+    encoded: Encoded,
+    base: int,
+    chain: int,
+    position: int = 4096,
+    epoch: int = 3,
+    segment: int = SEGMENT_ID,
+    back: int = NO_TABLE,
 ) -> bytes:
     """Header and body of ``encoded`` at ``position``; it knows two records less to be durable."""
-    header = encoded.seal(base, epoch, TIME_NS + base, segment, position, chain, max(base - 2, 0), NO_TABLE)
+    header = encoded.seal(base, epoch, TIME_NS + base, segment, position, chain, max(base - 2, 0), back)
     return header + b"".join(encoded.parts)
 
 
@@ -209,9 +216,16 @@ def other_batches(files: Files) -> None:
     source = encode_lines(b"\n".join(lines) + b"\n", lines, TIME_MS, False)
     source.flags |= FLAG_SOURCE
     source.producer_id, source.producer_epoch, source.base_sequence = id_of("flights"), 2, 0xFFFFFFFF
-    source.extend(SOURCE.pack(2**40 + 24, 0xDEADBEEF, 4))
+    position, crc, count, placement, counted_from = where = (2**40 + 24, 0xDEADBEEF, 4, 513, 2**40)
+    source.extend(pack_source(*where))
     content = {
-        "extension": {"position": 2**40 + 24, "crc": 0xDEADBEEF, "partitions": 4},
+        "extension": {
+            "position": position,
+            "crc": crc,
+            "partitions": count,
+            "placement": placement,
+            "counted_from": counted_from,
+        },
         "records": [record(40 + i, TIME_MS, None, line) for i, line in enumerate(lines)],
     }
     what = "From the producer 'flights', with the position in its input; the sequence is about to wrap."
@@ -221,22 +235,30 @@ def other_batches(files: Files) -> None:
     batch_vector(files, "batch-table", "Two producers.", table, 60, {"producers": some})
     nobody = Encoded([encode_table([])], 0, 0, FLAG_CONTROL, KIND_TABLE)
     batch_vector(files, "batch-table-empty", "No producer.", nobody, 60, {"producers": []})
+    lost, late = Producer(-1), Producer(id_of("late"), "late")
+    lost.used_ms = late.used_ms = TIME_MS
+    what = "Adds a producer that has appended nothing yet, and says that others may have been forgotten."
+    adding = Encoded([encode_table([late, lost])], 0, 0, FLAG_CONTROL, KIND_PRODUCERS)
+    added = [entry_of(late), entry_of(lost)]
+    batch_vector(files, "batch-producers", what, adding, 60, {"producers": added})
     gap = Encoded([b"kept free"], 0, 12, FLAG_CONTROL, KIND_GAP)
     batch_vector(files, "batch-gap", "12 offsets without records.", gap, 60, {"reason": b"kept free"})
     epoch = Encoded([(60).to_bytes(8, "little")], 0, 0, FLAG_CONTROL, KIND_EPOCH)
     batch_vector(files, "batch-epoch", "Epoch 3 begins at offset 60.", epoch, 60, {"start_offset": 60})
 
 
+def entry_of(producer: Producer) -> Fields:
+    return {"id" if name == "producer_id" else name: value for name, value in fields_of(producer).items()}
+
+
 def table_batch() -> tuple[list[Fields], Encoded]:
     one, two = Producer(id_of("flights"), "flights"), Producer(7)
     one.epoch, one.used_ms, one.next_sequence = 2, TIME_MS, 30
     one.source_position, one.source_crc, one.partitions = 4096, 0xDEADBEEF, 4
+    one.placement, one.counted_from = 513, 1024
     one.ranges = [(10, 10, 20), (20, 10, 50)]
     two.used_ms = -1
-    content = [
-        {"id" if name == "producer_id" else name: value for name, value in fields_of(p).items()}
-        for p in (one, two)
-    ]
+    content = [entry_of(one), entry_of(two)]
     return content, Encoded([encode_table([one, two])], 0, 0, FLAG_CONTROL, KIND_TABLE)
 
 
@@ -372,8 +394,12 @@ def whole_store(files: Files) -> None:
         [],
         [record(9, TIME_MS, b"attic", b"24.0", [(b"unit", b"C")])],
     ]
+    table_at = -1
     for (base, encoded), content in zip(batches, expected, strict=True):
-        block = sealed(encoded, base, chain, len(data), 0)
+        if encoded.kind_codec >> 4 == KIND_TABLE:
+            table_at = len(data)
+        back = NO_TABLE if table_at < 0 else len(data) - table_at
+        block = sealed(encoded, base, chain, len(data), 0, back=back)
         header = parse_header(block)
         if content:
             add_crcs(content, header, block[104:])
@@ -383,7 +409,8 @@ def whole_store(files: Files) -> None:
     cut, cut_chain = len(data), chain
     # Behind the cut: a batch that checks in every way and was never acknowledged. It does not count.
     lost = encode_lines(b"99.9\n", [b"99.9"], TIME_MS, False)
-    files[f"{home}{0:020d}.log"] = data + sealed(lost, 10, chain, cut, 0)
+    behind = sealed(lost, 10, chain, cut, 0, back=cut - table_at)
+    files[f"{home}{0:020d}.log"] = data + behind
     files[f"{home}{0:020d}.index"] = encode_entry(
         IndexEntry(0, 4096, 4096, -(1 << 63), headers[0].append_ns), SEGMENT_ID
     )
@@ -406,16 +433,18 @@ def whole_store(files: Files) -> None:
         settings=text,
     )
     block = second.encode()
+    known = sealed(table_batch()[1], 12, second.crc, 4096, 1, SEGMENT_ID + 1, 0)
     last = encode_lines(b"25.0\n25.5\n", [b"25.0", b"25.5"], TIME_MS + 1, False)
-    tail = sealed(last, 12, second.crc, 4096, 1, SEGMENT_ID + 1)
+    at = 4096 + len(known)
+    tail = sealed(last, 12, parse_header(known).crc, at, 1, SEGMENT_ID + 1, len(known))
     more = [record(12 + i, TIME_MS + 1, None, line) for i, line in enumerate([b"25.0", b"25.5"])]
     add_crcs(more, parse_header(tail), tail[104:])
     records += more
-    end = 4096 + len(tail)
-    files[f"{home}{12:020d}.log"] = block + tail + bytes(512)  # preallocated
+    end = at + len(tail)
+    files[f"{home}{12:020d}.log"] = block + known + tail + bytes(512)  # preallocated
     commits = [
         Commit(4, 1, FLAG_LINKED, 0, 9, 9, cut, cut, 4096, FOLD),
-        Commit(5, 2, FLAG_LINKED, 12, 14, 14, end, end, 4096, FOLD),
+        Commit(5, 2, FLAG_LINKED, 12, 14, 14, end, end, at, FOLD),
     ]
     files[f"{home}commit"] = slots_file(commits)
     files[f"{home}start"] = slots_file([Start(0, 1, 0, 0, FOLD), Start(1, 1, 1, 0, FOLD)])
@@ -430,7 +459,7 @@ def whole_store(files: Files) -> None:
     what = (
         "A topic 'readings' of one partition. Record 0 is below the log start, offsets 5 to 8 have no "
         "records, 10 and 11 are lost. The first segment was cut before a batch that still checks; the second "
-        "has zeros behind its end."
+        "begins with the same table of producers, and has zeros behind its end."
     )
     write_twin(files, "store", "store", what, None, content_of_store)
 

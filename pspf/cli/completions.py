@@ -33,6 +33,20 @@ def words_for(thing: Option | Argument) -> str:
     return kinds.get(thing.metavar, "")
 
 
+def words_of_arguments(entry: Command) -> list[str]:
+    """What can stand at each place; what is to be made cannot be one of those that are there."""
+    return ["" if entry.path[-1] == "create" else words_for(argument) for argument in entry.arguments]
+
+
+def deeper(entries: list[Command]) -> dict[str, str]:
+    """Nouns, each with the names of its commands."""
+    return {
+        name: " ".join(entry.path[1] for entry in mine)
+        for name, mine in nouns(entries).items()
+        if len(mine[0].path) > 1
+    }
+
+
 def nouns(entries: list[Command]) -> dict[str, list[Command]]:
     """Top-level names, each with its commands."""
     found: dict[str, list[Command]] = {}
@@ -58,7 +72,7 @@ def bash(entries: list[Command]) -> str:
     cases = []
     for entry in entries:
         valued = [o for o in entry.options if o.metavar and not o.value_may_be_missing]
-        arguments = [words_for(a) or "-" for a in entry.arguments]
+        arguments = [words or "-" for words in words_of_arguments(entry)]
         quoted = " ".join(f"'{a}'" for a in arguments)
         cases += [
             f"        '{entry.name}')",
@@ -78,13 +92,12 @@ def bash(entries: list[Command]) -> str:
         by_words.setdefault((place.rpartition(":")[2], words), []).append(place)
     value_cases = [f"        *:{name}) candidates='{words}' ;;" for name, words in by_words]
     groups = nouns(entries)
-    subcommands = [
-        f"        {name}) candidates='{' '.join(e.path[1] for e in mine)}' ;;"
-        for name, mine in groups.items()
-        if len(mine[0].path) > 1
-    ]
-    noun_names = "|".join(name for name, mine in groups.items() if len(mine[0].path) > 1)
+    subcommands = [f"        {name}) candidates='{words}' ;;" for name, words in deeper(entries).items()]
+    noun_names = "|".join(deeper(entries))
     return BASH.format(
+        helps="\n".join(
+            f"                    {name}) word='{words}' ;;" for name, words in deeper(entries).items()
+        ),
         note=NOTE,
         cases="\n".join(cases),
         values="\n".join(value_cases),
@@ -115,7 +128,7 @@ _pspf_topics() {{
 }}
 
 _pspf() {{
-    local options valued arguments repeats candidates kind word path='' store='' plain=0 at
+    local options valued arguments repeats candidates kind word path='' store='' plain=0 last='' at
     local current=${{COMP_WORDS[COMP_CWORD]}} previous=''
     (( COMP_CWORD > 0 )) && previous=${{COMP_WORDS[COMP_CWORD-1]}}
     # --option=value comes as three words.
@@ -138,7 +151,7 @@ _pspf() {{
         case $path in
             '') path=$word; _pspf_table "$path" ;;
             {nouns}) path="$path $word"; _pspf_table "$path" ;;
-            *) (( plain++ )) ;;
+            *) (( plain++ )); last=$word ;;
         esac
     done
     candidates='' kind=''
@@ -166,7 +179,13 @@ _pspf() {{
             @topics) COMPREPLY+=($(compgen -W "$(_pspf_topics)" -- "$current")) ;;
             @files) compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen -f -- "$current")) ;;
             @directories) compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen -d -- "$current")) ;;
-            @commands) COMPREPLY+=($(compgen -W '{commands}' -- "$current")) ;;
+            @commands)
+                case $last in
+                    '') word='{commands}' ;;
+{helps}
+                    *) word='' ;;
+                esac
+                COMPREPLY+=($(compgen -W "$word" -- "$current")) ;;
             *) [[ $word == "$current"* ]] && COMPREPLY+=("$word") ;;
         esac
     done
@@ -214,14 +233,17 @@ def zsh(entries: list[Command]) -> str:
         described="\n".join(described),
         cases="\n".join(cases),
         all_commands=" ".join(groups),
+        helps="\n".join(f"        {name}) compadd {words} ;;" for name, words in deeper(entries).items()),
     )
 
 
 def zsh_arguments(entry: Command) -> list[str]:
     specs = [spec for o in entry.options if o.panel != "Common options" for spec in zsh_option(o)]
-    for number, argument in enumerate(entry.arguments, 1):
+    for number, (argument, words) in enumerate(
+        zip(entry.arguments, words_of_arguments(entry), strict=True), 1
+    ):
         place = "*" if argument.repeats else str(number)
-        specs.append(f"'{place}:{zsh_text(argument.metavar)}:{zsh_action(argument)}'")
+        specs.append(f"'{place}:{zsh_text(argument.metavar)}:{zsh_action(words)}'")
     return [
         "_arguments -s -S $common \\",
         *(f"    {spec} \\" for spec in specs),
@@ -231,7 +253,7 @@ def zsh_arguments(entry: Command) -> list[str]:
 
 def zsh_option(option: Option) -> list[str]:
     names = [*option.names, *option.negative]
-    value = f":{zsh_text(option.metavar)}:{zsh_action(option)}" if option.metavar else ""
+    value = f":{zsh_text(option.metavar)}:{zsh_action(words_for(option))}" if option.metavar else ""
     if option.value_may_be_missing:
         value = f":{value}"
     exclusive = "*" if option.repeats else f"({' '.join(names)})"
@@ -241,7 +263,7 @@ def zsh_option(option: Option) -> list[str]:
     ]
 
 
-def zsh_action(thing: Option | Argument) -> str:
+def zsh_action(words: str) -> str:
     actions = {
         "@topics": "_pspf_topics",
         "@files": "_files",
@@ -249,7 +271,6 @@ def zsh_action(thing: Option | Argument) -> str:
         "@topics @files": "_pspf_topics_and_files",
         "@commands": "_pspf_commands",
     }
-    words = words_for(thing)
     return actions.get(words) or (f"({words})" if words else " ")
 
 
@@ -275,7 +296,10 @@ _pspf_topics_and_files() {{
 }}
 
 _pspf_commands() {{
-    compadd {all_commands}
+    (( CURRENT == 2 )) && compadd {all_commands} && return
+    case $words[CURRENT-1] in
+{helps}
+    esac
 }}
 
 _pspf_remember_store() {{
@@ -338,7 +362,7 @@ def fish(entries: list[Command]) -> str:
     for entry in entries:
         condition = f"-n '__pspf_at {entry.name}'"
         lines += [fish_option(condition, o) for o in entry.options if o.panel != "Common options"]
-        kinds = [words_for(a) for a in entry.arguments]
+        kinds = words_of_arguments(entry)
         for number, kind in enumerate(kinds):
             last = entry.arguments[number].repeats
             place = f"-n '__pspf_at {entry.name}; and __pspf_argument {number}{' more' if last else ''}'"
@@ -349,10 +373,14 @@ def fish(entries: list[Command]) -> str:
             if "@directories" in kind:
                 lines.append(f"complete -c pspf {place} -a '(__fish_complete_directories)'")
             if "@commands" in kind:
-                lines.append(f"complete -c pspf {place} -a '{' '.join(groups)}'")
+                first = f"-n '__pspf_at {entry.name}; and __pspf_argument {number}'"
+                lines.append(f"complete -c pspf {first} -a '{' '.join(groups)}'")
+                for name, words in deeper(entries).items():
+                    then = f"-n '__pspf_at {entry.name} {name}; and __pspf_argument {number + 1}'"
+                    lines.append(f"complete -c pspf {then} -a '{words}'")
             if kind and "@" not in kind:
                 lines.append(f"complete -c pspf {place} -a '{kind}'")
-    noun_names = " ".join(name for name, mine in groups.items() if len(mine[0].path) > 1)
+    noun_names = " ".join(deeper(entries))
     return FISH % {"note": NOTE, "valued": " ".join(valued), "nouns": noun_names, "lines": "\n".join(lines)}
 
 

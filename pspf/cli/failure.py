@@ -71,6 +71,13 @@ def no_directory() -> "Usage":
     return Usage("--store names no directory", "it is empty", hint="pspf -s DIR …, or leave it out")
 
 
+def empty(what: str, hint: str) -> "Usage":
+    """An argument without a character in it: most likely a variable that is not set."""
+    from pspf.errors import Usage
+
+    return Usage(f"{what} is empty", hint=hint)
+
+
 def contradiction(given: "list[str]") -> "Usage":
     """Options that exclude each other were given together."""
     from pspf.errors import Usage

@@ -11,6 +11,7 @@ from typing import Any
 
 from pspf.cli.output import color_allowed
 from pspf.cli.table import EXIT_MEANINGS, Command, Option
+from pspf.errors import BadConfig
 
 LABEL_WIDTH = 30
 WIDEST = 100
@@ -87,7 +88,10 @@ class Page:
     def __init__(self, color: str | None) -> None:
         self.lines: list[str] = []
         self.width = min(WIDEST, shutil.get_terminal_size((80, 24)).columns)
-        self.color = color_allowed(color)
+        try:
+            self.color = color_allowed(color)
+        except BadConfig:
+            self.color = False  # of all commands help must not fail at a configuration
 
     def bold(self, text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if self.color else text

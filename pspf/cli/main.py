@@ -150,6 +150,7 @@ def carry_out(module: "Any", name: str, common: "dict[str, Any]", arguments: "di
     if conflicts or needs:
         refuse_contradictions(conflicts, needs, arguments)
     invocation = Invocation(**common)
+    invocation.topic = arguments.get("topic")
     try:
         return getattr(module, name)(invocation, **arguments) or 0
     finally:
@@ -198,9 +199,11 @@ class Invocation:
 
     :param store: the directory named by ``-s``; None when it was not given.
     :param color: ``always``, ``never`` or ``auto``; None when it was not given.
+
+    ``topic`` is the one that the command is about, if it is about one.
     """
 
-    __slots__ = ("color", "opened", "quiet", "store", "verbose")
+    __slots__ = ("color", "opened", "quiet", "store", "topic", "verbose")
 
     def __init__(
         self,
@@ -217,6 +220,7 @@ class Invocation:
         self.quiet = quiet
         self.verbose = verbose
         self.color = color
+        self.topic: "str | None" = None
         self.opened: "Store | None" = None
 
     def open(self, create: bool = False) -> "Store":
@@ -228,7 +232,7 @@ class Invocation:
         """
         from pspf.store.open import open_store
 
-        self.opened = store = open_store(self.store, create, tell=self.warn)
+        self.opened = store = open_store(self.store, create, tell=self.warn, topic=self.topic)
         if store.created:
             self.note(f"created store {store.path}")
         return store
@@ -256,6 +260,13 @@ class Invocation:
         """Say what the user has to know."""
         if not self.quiet:
             complain(f"pspf: {text}\n")
+
+
+def allow_files(count: int) -> None:
+    """Let this process open so many files, as far as it may."""
+    from pspf.cli.descriptors import allow
+
+    allow(count)
 
 
 def complain(text: str) -> None:

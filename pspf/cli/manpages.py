@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from pspf.cli.app import GROUPS
-from pspf.cli.table import EXIT_MEANINGS, Command, Option
+from pspf.cli.table import ENVIRONMENT, EXIT_MEANINGS, Command, Option
 
 DATE = "January 1, 2026"
 """Of the interface described; set by hand at a release, since a generated date would never be fresh."""
@@ -113,6 +113,7 @@ def head(name: str, summary: str) -> list[str]:
 
 def synopsis(entry: Command, noun: bool) -> list[str]:
     out = [f".Nm pspf {entry.name}"]
+    out += [f".Fl {option.names[0][1:]} Ar {option.metavar}" for option in entry.options if option.required]
     out.append(".Op Ar OPTIONS")
     for argument in entry.arguments:
         dots = " ..." if argument.repeats else ""
@@ -160,19 +161,10 @@ def option_list(options: list[Option]) -> list[str]:
 
 
 def environment() -> list[str]:
-    return [
-        ".Sh ENVIRONMENT",
-        ".Bl -tag -width Ds",
-        ".It Ev PSPF_STORE",
-        "The store directory, where",
-        ".Fl s",
-        "does not name one.",
-        ".It Ev PSPF_DEBUG",
-        "With the value 1, an error is followed by a traceback.",
-        ".It Ev NO_COLOR",
-        "No colour, if not empty.",
-        ".El",
-    ]
+    out = [".Sh ENVIRONMENT", ".Bl -tag -width Ds"]
+    for name, meaning in ENVIRONMENT.items():
+        out += [f".It Ev {name}", *sentences(meaning)]
+    return [*out, ".El"]
 
 
 def related(name: str) -> list[str]:

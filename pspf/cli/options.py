@@ -69,7 +69,8 @@ SelectKey = Annotated[
     Option(
         "--key",
         metavar="KEY",
-        help="Records with this key only; reads one partition.",
+        help="Records with this key only; reads the partitions that it belongs to, by the present or an "
+        "earlier number of partitions, not one that append -p chose.",
         rich_help_panel=SELECT,
     ),
 ]
@@ -82,7 +83,7 @@ Since = Annotated[
     Option(
         "--since",
         metavar="TIME",
-        help="From this time: 2024-05-01T12:00Z, epoch ms, 1h, 15m, today.",
+        help="From this time: 2024-05-01T12:00Z (local without a zone), epoch ms, 1h, 15m, today.",
         rich_help_panel=SELECT,
     ),
 ]
@@ -300,7 +301,7 @@ Timestamp = Annotated[
     Option(
         "--timestamp",
         metavar="TIME",
-        help="Time of the records: RFC 3339 or epoch ms.",
+        help="Time of the records: RFC 3339 (local without a zone), epoch ms, or 1h: so long ago.",
         rich_help_panel=RECORDS,
     ),
 ]
@@ -309,7 +310,7 @@ TimestampField = Annotated[
     Option(
         "--timestamp-field",
         metavar=".PATH",
-        help="Take the time from this field of JSON values.",
+        help="Take the time from this field of JSON values: ms since 1970, or a string as for --timestamp.",
         rich_help_panel=RECORDS,
     ),
 ]
@@ -335,7 +336,8 @@ Producer = Annotated[
     Option(
         "--producer",
         metavar="NAME",
-        help="Remember how far this input got; repeated, it goes on there.",
+        help="Remember how far this input got; repeated, it goes on there. -p, -k, -K, -0, -D, -w and --json "
+        "must stay as they were.",
         rich_help_panel=DELIVERY,
     ),
 ]
@@ -349,7 +351,7 @@ ExpectOffset = Annotated[
         "--expect-offset",
         metavar="N",
         min=0,
-        help="Append only if the next offset is N.",
+        help="Append only if the next offset is N; of several partitions, -p names the one.",
         rich_help_panel=DELIVERY,
     ),
 ]

@@ -21,14 +21,25 @@ Column = "tuple[str, str, str]"
 """Key in the row, heading, and kind: text, number, size, time."""
 
 NOTHING = "-"
+WIDEST = 1 << 20
+"""A pipe has no width."""
 
 
 def json_lines(rows: Iterable[dict[str, Any]]) -> None:
     """One object a line. Bytes that are no text appear with each bad byte escaped."""
+    for row in rows:
+        sys.stdout.buffer.write(json_line(row))
+
+
+def json_line(row: dict[str, Any]) -> bytes:
     import orjson
 
-    for row in rows:
-        sys.stdout.buffer.write(orjson.dumps(row, default=as_json) + b"\n")
+    try:
+        return orjson.dumps(row, default=as_json) + b"\n"
+    except TypeError:  # a number beyond 64 bits, of a forged header, or a name that is no text
+        import json
+
+        return json.dumps(row, default=as_json, separators=(",", ":")).encode() + b"\n"
 
 
 def as_json(value: Any) -> Any:
@@ -48,9 +59,9 @@ def colored(cli: Invocation) -> bool:
 
 def color_allowed(option: str | None) -> bool:
     """The same for the value of ``--color``."""
-    from pspf.store.location import settings
+    from pspf.store.location import setting
 
-    chosen = option or next(value for name, value, _ in settings() if name == "color")
+    chosen = option or setting("color")[0]
     if chosen in ("always", "never"):
         return chosen == "always"
     return on_terminal() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
@@ -86,8 +97,15 @@ def rich_table(cli: Invocation, columns: Sequence[tuple[str, str, str]], cells: 
     from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for _, heading, kind in columns:
-        drawn.add_column(heading, justify="left" if kind in ("text", "time") else "right", overflow="fold")
+    for at, (_, heading, kind) in enumerate(columns):
+        # Where there is no room texts are folded; half a time or half a number is none.
+        drawn.add_column(
+            heading,
+            justify="left" if kind in ("text", "time") else "right",
+            overflow="fold",
+            no_wrap=kind != "text",
+            min_width=None if kind == "text" else max(len(line[at]) for line in cells),
+        )
     for line in cells:
         drawn.add_row(*(Text(text) for text in line))
     allowed = colored(cli)
@@ -95,6 +113,7 @@ def rich_table(cli: Invocation, columns: Sequence[tuple[str, str, str]], cells: 
         color_system="standard" if allowed else None,
         force_terminal=True if allowed else None,
         highlight=False,
+        width=None if on_terminal() else WIDEST,
     )
     console.print(drawn)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pspf.cli.table import EXIT_MEANINGS, Command
+from pspf.cli.table import ENVIRONMENT, EXIT_MEANINGS, Command
 
 
 def render(entries: list[Command]) -> str:
@@ -33,6 +33,7 @@ def render(entries: list[Command]) -> str:
         out.append("")
         out += [f"- `{line}`: {meaning}" for line, meaning in entry.examples]
         out += ["", "Exit codes: " + ", ".join(map(str, entry.exit_codes)) + "."]
+    out += ["", "## Environment", "", *table(list(ENVIRONMENT.items()))]
     out += [
         "",
         "## Exit codes",

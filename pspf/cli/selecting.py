@@ -71,7 +71,7 @@ def how_many(lines: str | None, begins_elsewhere: bool) -> tuple[int | None, int
     if lines is None:
         return (None if begins_elsewhere else 10), None
     digits = lines[1:] if lines[:1] in ("+", "-") else lines
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
         raise Usage(f"-n {lines} is no number of records", hint="-n 20, or -n +20 to begin with the 20th")
     number = int(digits)
     return (None, number) if lines[0] == "+" else (number, None)

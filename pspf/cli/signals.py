@@ -38,18 +38,6 @@ def stop_cleanly() -> Stop:
     return stop
 
 
-def clean_up_on_termination() -> None:
-    """Let SIGTERM and SIGHUP unwind a command that has files of its own to remove, as SIGINT does."""
-    for number in (SIGTERM, SIGHUP):
-        if _signal.getsignal(number) != _signal.SIG_IGN:
-            _signal.signal(number, interrupt)
-
-
-def interrupt(number: int, _frame: object) -> None:
-    """A handler; :func:`pspf.cli.main.run` dies of the number that it finds in the exception."""
-    raise KeyboardInterrupt(number)
-
-
 def die_of(number: int) -> int:
     """End the process by signal ``number``, as if it had never been caught.
 

@@ -22,7 +22,7 @@ class Sweep:
 
 
 def sweep(
-    cli: Invocation, store: Store, topics: list[str] | None, ask: Callable[[str], dict[str, Any]]
+    cli: Invocation, store: Store, topics: list[str] | None, ask: Callable[[str], list[dict[str, Any]]]
 ) -> Sweep:
     """Ask for each of ``topics``, or for every topic of the store."""
     from pspf.cli.failure import show
@@ -30,7 +30,7 @@ def sweep(
     swept = Sweep()
     for name in topics or store.topics():
         try:
-            swept.rows.append(ask(name))
+            swept.rows += ask(name)
         except NoSuchTopic as error:
             # Deleted since the names were listed: nobody asked for it.
             if topics:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+PRINTING = (74, 141)
+"""Exit codes of whatever prints: the disk behind standard output may be full, and its reader may go away."""
+
 
 class Option:
     """One option.
@@ -73,7 +76,8 @@ class Command:
         self.arguments = [Argument(p) for p in click.params if p.param_type_name == "argument"]
         self.options = [Option(p) for p in click.params if p.param_type_name == "option"]
         self.reports: str | None = constant(module, "REPORTS", path)
-        self.exit_codes: tuple[int, ...] = constant(module, "EXIT_CODES", path)
+        codes: tuple[int, ...] = constant(module, "EXIT_CODES", path)
+        self.exit_codes = tuple(sorted({*codes, *(PRINTING if self.reports is not None else ())}))
         self.examples: tuple[tuple[str, str], ...] = constant(module, "EXAMPLES", path)
 
     @property
@@ -81,8 +85,9 @@ class Command:
         return " ".join(self.path)
 
     def usage(self) -> str:
-        """``pspf append [OPTIONS] TOPIC [FILE…]``."""
-        return " ".join(["pspf", *self.path, "[OPTIONS]", *(a.label() for a in self.arguments)])
+        """``pspf append [OPTIONS] TOPIC [FILE…]``; options that must be given are named."""
+        must = [f"{option.names[0]} {option.metavar}" for option in self.options if option.required]
+        return " ".join(["pspf", *self.path, *must, "[OPTIONS]", *(a.label() for a in self.arguments)])
 
     def panels(self) -> list[tuple[str, list[Option]]]:
         """Options by group, in the order of their first appearance; those of every command last."""
@@ -118,6 +123,16 @@ def kind_of(parameter: Any) -> Any:
         return "number"
     return "decline"
 
+
+ENVIRONMENT = {
+    "PSPF_STORE": "The store directory, where -s does not name one; it may begin with ~/.",
+    "PSPF_COLOR": "auto, always or never, where --color does not say it.",
+    "PSPF_FORCE": "With the value 1, a store may be made on a network or FUSE file system.",
+    "PSPF_WAKE": "How followers learn of new records: inotify, watchfiles or poll.",
+    "PSPF_DEBUG": "With the value 1, an error is followed by a traceback.",
+    "NO_COLOR": "No colour, if not empty.",
+}
+"""What commands look at besides their options; a test holds the manual to it."""
 
 EXIT_MEANINGS = {
     0: "done",

@@ -1,6 +1,7 @@
 """Words of the command line that stand for something else: separators, headers, sizes."""
 
 from pspf.errors import Usage
+from pspf.model import MAX_HEADER_NAME
 
 ESCAPES = {"t": b"\t", "n": b"\n", "r": b"\r", "0": b"\0", "\\": b"\\"}
 
@@ -52,6 +53,10 @@ def headers_of(pairs: "list[str]") -> "tuple[tuple[str, bytes | None], ...]":
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise Usage(f"-H {pair!r} is no header", "it is NAME=VALUE", hint="-H source=web")
+        length = len(name.encode("utf-8", "surrogateescape"))
+        if length > MAX_HEADER_NAME:
+            what = f"-H {name[:20]!r}… is no header"
+            raise Usage(what, f"a name of {length} bytes; at most {MAX_HEADER_NAME}", hint="-H source=web")
         out.append((name, value.encode("utf-8", "surrogateescape")))
     return tuple(out)
 
@@ -80,6 +85,10 @@ def demand_files(names: "list[str]") -> None:
     for name in names:
         if name == "-":
             continue
+        if not name:
+            from pspf.cli.failure import empty
+
+            raise empty("FILE", "pspf append TOPIC FILE…, or leave it out to read standard input")
         try:
             # Not opened: whoever writes to a named pipe would be told that its reader has gone.
             stat(name)

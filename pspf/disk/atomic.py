@@ -1,6 +1,10 @@
 """Replace a small file so that a crash leaves the old one or the new one, whole."""
 
+from errno import EEXIST, ENOTEMPTY
+
 from pspf.disk.real import CREATE_EMPTY, Disk
+
+_REFILLS = 100
 
 
 def replace_file(disk: Disk, dir_fd: int, name: str, data: bytes) -> None:
@@ -18,6 +22,16 @@ def replace_file(disk: Disk, dir_fd: int, name: str, data: bytes) -> None:
         disk.close(fd)
     disk.rename(temporary, name, dir_fd)
     disk.fsync(dir_fd)
+
+
+def leads_to(disk: Disk, path: str, dir_fd: int) -> bool:
+    """Whether ``path`` is the name of the directory that ``dir_fd`` has open. It is not when that one was
+    deleted or renamed since, or its topic was.
+    """
+    try:
+        return disk.stat_name(path).st_ino == disk.stat(dir_fd).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def sync_ancestors(disk: Disk, path: str, ours: int) -> None:
@@ -41,20 +55,33 @@ def sync_ancestors(disk: Disk, path: str, ours: int) -> None:
 
 
 def remove_tree(disk: Disk, dir_fd: int, name: str) -> None:
-    """Remove a directory of PSPF with everything in it; it must not be in use any more."""
-    try:
-        inner = disk.open_dir(name, dir_fd)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        disk.unlink(name, dir_fd)
-        return
-    try:
-        for entry in disk.listdir(inner):
-            try:
-                disk.unlink(entry, inner)
-            except (IsADirectoryError, PermissionError):
-                remove_tree(disk, inner, entry)
-    finally:
-        disk.close(inner)
-    disk.rmdir(name, dir_fd)
+    """Remove a directory of PSPF with everything in it.
+
+    Who opened it before may still make or remove a file in it, until the directory itself is gone.
+    """
+    for attempt in range(_REFILLS):
+        try:
+            inner = disk.open_dir(name, dir_fd)
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            disk.unlink(name, dir_fd)
+            return
+        try:
+            for entry in disk.listdir(inner):
+                try:
+                    disk.unlink(entry, inner)
+                except FileNotFoundError:
+                    pass
+                except (IsADirectoryError, PermissionError):
+                    remove_tree(disk, inner, entry)
+        finally:
+            disk.close(inner)
+        try:
+            disk.rmdir(name, dir_fd)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (ENOTEMPTY, EEXIST) or attempt == _REFILLS - 1:
+                raise

@@ -9,12 +9,13 @@ a simulated disk can take its place (``pspf.testing``). The methods are the syst
 """
 
 import os
+from _thread import RLock
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, fcntl, flock
 from time import time_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _BASE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 READ = os.O_RDONLY
@@ -25,7 +26,19 @@ CREATE_EMPTY = os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 _SET_PIPE_SIZE = 1031
 
+_datasync: "Callable[[int], None]"
+_sync: "Callable[[int], None]"
+if hasattr(os, "fdatasync"):
+    _datasync, _sync = os.fdatasync, os.fsync
+else:
+    from pspf.disk.macos import full_sync
+
+    _datasync = _sync = full_sync
+
 _open_descriptors: set[int] = set()
+# Held while a descriptor is opened or closed, and by a fork: the child must know every descriptor it has.
+# One thread may have it twice: a signal or the garbage collector may come in between.
+_registry = RLock()
 forks = 0
 """How many forks lie between the start of this program and this process; handles compare it."""
 
@@ -39,9 +52,12 @@ def _close_all_in_child() -> None:
         except OSError:
             pass
     _open_descriptors.clear()
+    _registry.release()
 
 
-os.register_at_fork(after_in_child=_close_all_in_child)
+os.register_at_fork(
+    before=_registry.acquire, after_in_parent=_registry.release, after_in_child=_close_all_in_child
+)
 
 
 def grow_pipe(fd: int) -> None:
@@ -64,21 +80,28 @@ class Disk:
 
     def open(self, name: str, flags: int = READ, dir_fd: "int | None" = None) -> int:
         """Open file ``name`` below ``dir_fd``; new files get mode 0600, or 0660 in a shared store."""
-        fd = os.open(name, flags | _BASE_FLAGS, self.umask_mode, dir_fd=dir_fd)
-        _open_descriptors.add(fd)
+        with _registry:
+            fd = os.open(name, flags | _BASE_FLAGS, self.umask_mode, dir_fd=dir_fd)
+            _open_descriptors.add(fd)
+        if self.umask_mode != 0o600 and flags & os.O_CREAT:
+            from pspf.disk.shared import give_to_group
+
+            give_to_group(fd, self.umask_mode)
         return fd
 
     def open_dir(self, name: str, dir_fd: "int | None" = None, follow: bool = False) -> int:
         """Open a directory. ``follow`` is for the store's own path only, which the user chose."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-        fd = os.open(name, flags, dir_fd=dir_fd)
-        _open_descriptors.add(fd)
+        with _registry:
+            fd = os.open(name, flags, dir_fd=dir_fd)
+            _open_descriptors.add(fd)
         return fd
 
     def close(self, fd: int) -> None:
         """Close ``fd``; its locks go with it."""
-        _open_descriptors.discard(fd)
-        os.close(fd)
+        with _registry:
+            _open_descriptors.discard(fd)
+            os.close(fd)
 
     # -- reading
 
@@ -128,25 +151,20 @@ class Disk:
     def listdir(self, dir_fd: int) -> list[str]:
         """Names in the open directory, in no order."""
         # By a descriptor of its own: copies of one share their place, and two threads would halve the list.
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+        fd = self.open_dir(".", dir_fd)
         try:
             return os.listdir(fd)
         finally:
-            os.close(fd)
+            self.close(fd)
 
     def read_stable(self, fd: int, name: str, dir_fd: int, length: int, position: int) -> bytes:
         """Read what is on the medium, not what the page cache holds.
 
         The range is dropped from the cache and then read past it (``O_DIRECT``) where the file system can.
         """
-        os.posix_fadvise(fd, position, length, os.POSIX_FADV_DONTNEED)
-        direct = getattr(os, "O_DIRECT", 0)
-        if direct:
-            try:
-                return _read_direct(name, dir_fd, length, position)
-            except OSError:
-                pass  # tmpfs, some network and FUSE systems: the dropped cache has to do
-        return self.pread(fd, length, position)
+        from pspf.disk.stable import read_stable
+
+        return read_stable(self, fd, name, dir_fd, length, position)
 
     # -- writing
 
@@ -167,13 +185,19 @@ class Disk:
         """Cut or extend the file to ``size``."""
         os.ftruncate(fd, size)
 
+    def update_times(self, fd: int) -> None:
+        """Set the file's times to now. That needs the journal, so it fails where syncs do nothing any more:
+        ext4 goes read-only when its journal was aborted, and then they succeed without writing.
+        """
+        os.utime(fd)
+
     def fdatasync(self, fd: int) -> None:
         """Data and size of the file to stable storage."""
-        os.fdatasync(fd)
+        _datasync(fd)
 
     def fsync(self, fd: int) -> None:
         """Everything of a file, or the entries of a directory, to stable storage."""
-        os.fsync(fd)
+        _sync(fd)
 
     # -- names
 
@@ -188,6 +212,10 @@ class Disk:
     def mkdir(self, name: str, dir_fd: "int | None" = None) -> None:
         """Make a directory, mode 0700, or 0770 in a shared store."""
         os.mkdir(name, 0o700 if self.umask_mode == 0o600 else 0o770, dir_fd=dir_fd)
+        if self.umask_mode != 0o600:
+            from pspf.disk.shared import give_directory
+
+            give_directory(self, name, dir_fd)
 
     def rmdir(self, name: str, dir_fd: int) -> None:
         """Remove an empty directory."""
@@ -209,6 +237,12 @@ class Disk:
             flock(fd, LOCK_EX)
         return True
 
+    def lock_soon(self, fd: int) -> bool:
+        """As :meth:`lock`, but False after two seconds: for who can do without."""
+        from pspf.disk.waiting import lock_within
+
+        return lock_within(fd, 2.0)
+
     def lock_shared(self, fd: int) -> bool:
         """Take a shared lock without waiting; False when somebody holds it exclusively."""
         try:
@@ -224,26 +258,5 @@ class Disk:
     # -- time
 
     def now_ns(self) -> int:
-        """Wall clock, ns since the epoch."""
-        return time_ns()
-
-
-def _read_direct(name: str, dir_fd: int, length: int, position: int) -> bytes:
-    from mmap import mmap
-
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECT | _BASE_FLAGS, dir_fd=dir_fd)
-    try:
-        start = position & ~4095
-        span = (position + length - start + 4095) & ~4095
-        with mmap(-1, span) as buffer:
-            got = 0
-            while got < span:
-                view = memoryview(buffer)[got:]
-                n = os.preadv(fd, [view], start + got)
-                view.release()
-                got += n
-                if n == 0 or n & 4095:  # the end of the file
-                    break
-            return buffer[position - start : min(got, position - start + length)]
-    finally:
-        os.close(fd)
+        """Wall clock, ns since the epoch, within what the format can hold (1970 to 2116)."""
+        return min(max(time_ns(), 0), 1 << 62)

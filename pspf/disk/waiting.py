@@ -7,13 +7,28 @@ It is started when a lock is first contended; a process that never waits never p
 import os
 import sys
 from _thread import allocate_lock, start_new_thread
+from fcntl import LOCK_EX, LOCK_NB, flock
+from itertools import count
 from time import monotonic, sleep
 
 PATIENCE_S = 5.0
+_LOOK_S = 1.0
 
 _waiting: dict[int, tuple[int, float]] = {}
 _guard = allocate_lock()
-_started_in = 0
+_numbers = count()
+_started = False
+
+
+def _forget_in_child() -> None:
+    """The child waits for nothing, has no watching thread, and one of the parent's may hold the guard."""
+    global _guard, _started
+    _guard = allocate_lock()
+    _started = False
+    _waiting.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class announce_waiting:
@@ -23,19 +38,33 @@ class announce_waiting:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._key = id(self)
+        self._key = next(_numbers)  # never used again, unlike an id
 
     def __enter__(self) -> None:
-        global _started_in
+        global _started
         with _guard:
             _waiting[self._key] = (self._fd, monotonic())
-            if _started_in != os.getpid():
-                _started_in = os.getpid()
+            if not _started:
                 start_new_thread(_watch, ())
+                _started = True
 
     def __exit__(self, *_: object) -> None:
         with _guard:
             _waiting.pop(self._key, None)
+
+
+def lock_within(fd: int, seconds: float) -> bool:
+    """Take the exclusive lock of ``fd``'s file if it comes within so long. ``flock`` knows no such time."""
+    until, pause = monotonic() + seconds, 0.0005
+    while True:
+        try:
+            flock(fd, LOCK_EX | LOCK_NB)
+            return True
+        except BlockingIOError:
+            if monotonic() > until:
+                return False
+        sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 def holder_of(fd: int) -> str:
@@ -70,10 +99,11 @@ def _describe(pid: int) -> str:
 def _watch() -> None:
     told: set[int] = set()
     while True:
-        sleep(1.0)
+        sleep(_LOOK_S)
         with _guard:
-            late = [(k, fd) for k, (fd, since) in _waiting.items() if monotonic() - since > PATIENCE_S]
-        for key, fd in late:
+            late = {k: fd for k, (fd, since) in _waiting.items() if monotonic() - since > PATIENCE_S}
+        told &= late.keys()
+        for key, fd in late.items():
             if key in told:
                 continue
             told.add(key)

@@ -18,7 +18,7 @@ at  size  field                                                                 
 32     4  batch CRC: body, then body length, then bytes 36..103                  sealed
 36     4  length of the columns before compression                               logical
 40     8  base offset                                                            logical
-48     4  record count                                                           logical
+48     4  record count, at most 1 Mi                                             logical
 52     4  offset span, at least the count                                        logical
 56     4  leader epoch                                                           logical
 60     1  header version, 1                                                      logical
@@ -41,7 +41,7 @@ outside any lock.
 from _struct import Struct
 from zlib import crc32 as _zlib_crc32
 
-from pspf.model import MAX_BATCH_BODY
+from pspf.model import MAX_BATCH_BODY, MAX_BATCH_RECORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ KIND_KAFKA = 1
 KIND_TABLE = 2
 KIND_GAP = 3
 KIND_EPOCH = 4
+KIND_PRODUCERS = 5
 
 FLAG_CONTROL = 1
 FLAG_TRANSACTIONAL = 2
@@ -162,6 +163,8 @@ class Encoded:
         self.plain_length = length if plain_length < 0 else plain_length
         if not 1 <= length <= MAX_BATCH_BODY or self.plain_length > MAX_BATCH_BODY:
             raise ValueError(f"a batch body of {max(length, self.plain_length)} bytes; 1 to {MAX_BATCH_BODY}")
+        if count > MAX_BATCH_RECORDS:
+            raise ValueError(f"a batch of {count} records; at most {MAX_BATCH_RECORDS}")
         self.producer_id = -1
         self.producer_epoch = 0
         self.base_sequence = 0
@@ -313,7 +316,10 @@ def header_fault(data: "bytes | memoryview", at: int, segment_id: int, position:
     plain = int.from_bytes(header[36:40], "little")
     if not 1 <= length <= MAX_BATCH_BODY or not 0 <= plain <= MAX_BATCH_BODY:
         return "batch length out of bounds"
-    if int.from_bytes(header[52:56], "little") < int.from_bytes(header[48:52], "little"):
+    count = int.from_bytes(header[48:52], "little")
+    if count > MAX_BATCH_RECORDS:
+        return "record count out of bounds"
+    if int.from_bytes(header[52:56], "little") < count:
         return "offset span below the record count"
     if int.from_bytes(header[102:104], "little") > length:
         return "extension longer than the body"

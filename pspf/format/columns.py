@@ -23,7 +23,8 @@ at  size  field
 A width is 0 (all have the length given in the preamble), 1, 2 or 4 bytes. Bit 0x40: stored lengths are one
 more
 than the real one, and 0 stands for null. Bit 0x80, alone: the bytes are the same for all records and stored
-once. A body has at least as many bytes as records, so that a forged count cannot fill the memory. With the
+once. A body has at least as many bytes as records, and at most ``MAX_BATCH_RECORDS``, so that a forged count
+cannot fill the memory. With the
 flag
 *lines* (in the batch header) values are separated by newlines, the last one included; lengths follow from
 them,
@@ -45,6 +46,7 @@ from pspf.format.batch import (
     FLAG_HEADERS,
     FLAG_KEYS,
     FLAG_LINES,
+    KIND_COLUMNS,
     NULL_KEY,
     NULL_VALUE,
     NULLS,
@@ -112,12 +114,16 @@ class Columns:
 
     def __init__(self, header: Header, body: "bytes | memoryview") -> None:
         data = memoryview(body)[header.extension_length :]
+        if header.kind != KIND_COLUMNS:
+            raise BadBody(f"a body of unknown kind {header.kind}")
         if header.codec == CODEC_ZSTD:
             from pspf.format.zstd import decompress
 
             data = memoryview(decompress(bytes(data), header.plain_length))
         elif header.codec:
             raise BadBody(f"unknown compression {header.codec}")
+        elif len(data) != header.plain_length:
+            raise BadBody("the body does not have the length that the header gives")
         if len(data) < PREAMBLE_BYTES:
             raise BadBody("the body is shorter than its preamble")
         self._data = data
@@ -127,6 +133,8 @@ class Columns:
         if count > len(data):
             raise BadBody("more records than bytes")
         at = PREAMBLE_BYTES
+        if header.flags & FLAG_LINES and pre[0]:
+            raise BadBody("lines with a column of value lengths")
         at += count * self._entry(pre[0])
         at += 4 * count if pre[5] else 0
         self._keys_at = at
@@ -138,6 +146,8 @@ class Columns:
         at += count * pre[2]
         self._headers_at = at
         if header.flags & FLAG_HEADERS:
+            if pre[3] & NULLS:
+                raise BadBody("headers that are null")
             at += count * self._entry(pre[3]) + self._column_bytes(at, pre[3], pre[9])
         self._offsets_at = at
         at += count * pre[4]
@@ -228,6 +238,8 @@ class Columns:
             return None
         base = self._header.base_timestamp
         deltas = unpack_from(f"<{self._header.count}{WIDTH_CODES[width]}", self._data, self._times_at)
+        if base + (1 << 8 * width) > 1 << 63 and base + max(deltas, default=0) >= 1 << 63:
+            raise BadBody("a timestamp that does not fit 64 bits")
         return [base + d for d in deltas]
 
     def header_blobs(self) -> "list[bytes] | None":

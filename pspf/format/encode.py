@@ -21,6 +21,7 @@ from pspf.format.batch import (
     bulk_crc,
     crc32_small,
 )
+from pspf.model import MAX_HEADER_NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -249,8 +250,8 @@ def pack_headers(pairs: "Pairs") -> bytes:
     out = []
     for name, value in pairs:
         raw = name.encode("utf-8", "surrogateescape")
-        if len(raw) > 0xFFFF:
-            raise ValueError(f"a header name of {len(raw)} bytes; at most 65535")
+        if len(raw) > MAX_HEADER_NAME:
+            raise ValueError(f"a header name of {len(raw)} bytes; at most {MAX_HEADER_NAME}")
         out.append(pack("<H", len(raw)) + raw)
         out.append(pack("<I", 0 if value is None else len(value) + 1) + (value or b""))
     return b"".join(out)

@@ -16,6 +16,8 @@ from binascii import a2b_base64, b2a_base64
 
 import orjson
 
+from pspf.model import MAX_HEADER_NAME
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -244,9 +246,11 @@ def _headers_of(headers: object) -> "list[tuple[str, bytes | None]]":
             raise BadEnvelope(f"{what} is [name, value] or [name, null, base64], nothing else")
         name, content = entry[0], entry[1]
         try:
-            name.encode("utf-8", "surrogateescape")
+            length = len(name.encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError:
             raise BadEnvelope(f"{what}: its name has a surrogate that stands for no byte") from None
+        if length > MAX_HEADER_NAME:
+            raise BadEnvelope(f"{what} has a name of {length} bytes; at most {MAX_HEADER_NAME}")
         if len(entry) == 3:
             if content is not None:
                 raise BadEnvelope(f"{what} has a value and base64")

@@ -5,7 +5,7 @@ there is
 one; otherwise the place holds zeros or nothing. Any writer can fill in any entry, in any order, and writes
 the same
 bytes. An entry: base offset u64, position u32, position of the entry before it u32, greatest timestamp of the
-batches between those two i64, append time of its batch u64, CRC-32 seeded with the segment id, zero u32.
+batches between those two i64, append time of its batch i64, CRC-32 seeded with the segment id, zero u32.
 
 ``UNKNOWN`` as the greatest timestamp means: nobody looked; such a stretch cannot be skipped in a search by
 time.
@@ -18,7 +18,7 @@ from pspf.format.batch import crc32_small
 CHUNK = 256 << 10
 ENTRY_BYTES = 40
 UNKNOWN = (1 << 63) - 1
-_ENTRY = Struct("<QIIqQ")
+_ENTRY = Struct("<QIIqq")
 assert _ENTRY.size == 32
 
 

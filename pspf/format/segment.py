@@ -48,7 +48,7 @@ REASON_HEAL = 2
 REASON_DAMAGE = 3
 MAX_EPOCHS = 64
 
-_FIXED = Struct("<8sIIQ16sIIQQqQIIQIIII")
+_FIXED = Struct("<8sIIQ16sIIQqqQIIQIIII")
 _EPOCH = Struct("<IQ")
 assert _FIXED.size == 112
 

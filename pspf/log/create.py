@@ -21,57 +21,84 @@ def random_id() -> int:
 
 
 def create_partition(disk: "Disk", topic_fd: int, identity: "Identity", base: int = 0) -> None:
-    """Make the directory of a partition with an empty segment in it.
+    """Make the directory of a partition with an empty segment in it, unless somebody else was first.
 
-    Everything is built under a name of its own, synced, and renamed; if somebody else was first, ours is
-    removed. If we
-    die before the rename, a ``.new-`` directory stays that nobody opens. The entry in the topic's directory
-    is synced by
-    whoever opens the partition first (flag LINKED): nobody may acknowledge into a directory that a power cut
-    takes away.
+    It is built in ``.new-PARTITION``, synced, and renamed, all under the lock of that directory: a builder
+    who lives is waited for, and what one who was killed left behind is removed by the next to make this
+    partition. Whoever gets the lock looks whether the directory still has the name, since its builder may
+    have renamed or removed it. The entry in the topic's directory is synced by whoever opens the partition
+    first (flag LINKED): nobody may acknowledge into a directory that a power cut takes away.
     """
-    temporary = f".new-{random_id():016x}"
-    disk.mkdir(temporary, topic_fd)
-    dir_fd = disk.open_dir(temporary, topic_fd)
-    try:
-        header = SegmentHeader(
-            random_id(),
-            identity.topic_id,
-            identity.partition,
-            base,
-            created_ns=disk.now_ns(),
-            log_start=base,
-            settings=identity.settings,
-        )
-        topic_fold = fold(identity.topic_id)
-        place = SEGMENT_HEADER_BYTES
-        commit = Commit(0, 1, 0, base, base, base, place, place, 0, topic_fold)
-        for name, data in (
-            (
-                "commit",
-                commit.encode().ljust(1024, b"\0"),
-            ),  # first: a live copy then has it older than the log
-            ("start", Start(0, 1, base, base, topic_fold).encode().ljust(1024, b"\0")),
-            ("lock", bytes(64)),
-            (segment_name(base), header.encode()),
-        ):
-            fd = disk.open(name, CREATE_NEW, dir_fd)
-            try:
-                disk.pwrite(fd, data, 0)
-                disk.fsync(fd)
-            finally:
-                disk.close(fd)
-        disk.fsync(dir_fd)
-        try:
-            disk.rename(temporary, str(identity.partition), topic_fd)
-            return
-        except OSError:  # ENOTEMPTY or EEXIST: another process was first
-            disk.stat_name(str(identity.partition), topic_fd)
-    finally:
-        disk.close(dir_fd)
+    from errno import EEXIST, ENOTEMPTY
+
     from pspf.disk.atomic import remove_tree
 
-    remove_tree(disk, topic_fd, temporary)
+    name = str(identity.partition)
+    temporary = f".new-{name}"
+    while not disk.exists(name, topic_fd):
+        try:
+            disk.mkdir(temporary, topic_fd)
+        except FileExistsError:
+            pass
+        try:
+            dir_fd = disk.open_dir(temporary, topic_fd)
+        except FileNotFoundError:
+            continue
+        try:
+            disk.lock(dir_fd)
+            if not _has_name(disk, dir_fd, temporary, topic_fd):
+                continue
+            try:
+                if not disk.listdir(dir_fd):
+                    _fill(disk, dir_fd, identity, base)
+                    disk.rename(temporary, name, topic_fd)
+                    return
+            except BaseException as error:
+                try:
+                    remove_tree(disk, topic_fd, temporary)
+                except OSError:
+                    pass  # what failed first is told
+                if isinstance(error, OSError) and error.errno in (EEXIST, ENOTEMPTY):
+                    continue  # another process was first
+                raise
+            remove_tree(disk, topic_fd, temporary)
+        finally:
+            disk.close(dir_fd)
+
+
+def _has_name(disk: "Disk", dir_fd: int, name: str, above_fd: int) -> bool:
+    try:
+        return disk.stat_name(name, above_fd).st_ino == disk.stat(dir_fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _fill(disk: "Disk", dir_fd: int, identity: "Identity", base: int) -> None:
+    header = SegmentHeader(
+        random_id(),
+        identity.topic_id,
+        identity.partition,
+        base,
+        created_ns=disk.now_ns(),
+        log_start=base,
+        settings=identity.settings,
+    )
+    topic_fold = fold(identity.topic_id)
+    place = SEGMENT_HEADER_BYTES
+    commit = Commit(0, 1, 0, base, base, base, place, place, 0, topic_fold)
+    for name, data in (
+        ("commit", commit.encode().ljust(1024, b"\0")),  # first: a live copy then has it older than the log
+        ("start", Start(0, 1, base, base, topic_fold).encode().ljust(1024, b"\0")),
+        ("lock", bytes(64)),
+        (segment_name(base), header.encode()),
+    ):
+        fd = disk.open(name, CREATE_NEW, dir_fd)
+        try:
+            disk.pwrite(fd, data, 0)
+            disk.fsync(fd)
+        finally:
+            disk.close(fd)
+    disk.fsync(dir_fd)
 
 
 def create_segment(

@@ -10,12 +10,21 @@ if TYPE_CHECKING:
     from pspf.log.files import PartitionFiles, Segment
 
 
+NOT_KNOWN = 0
+"""As ``End.producers``: damage hides where producer state begins. Position 0 is no batch's, so that a header
+whose distance back leads there says the same to whoever comes later.
+"""
+
+_LATEST_NS = (1 << 63) - (1 << 50)
+"""A forged time above it is taken for it: the next ones are greater, and must fit 64 bits, too."""
+
+
 class End:
     """The end of a log: the active segment, and all that the next append needs to know.
 
     ``last`` is the position of the last batch (0: none in this segment), ``chain`` its header CRC (else the
     segment
-    header's), ``producers`` where producer state begins (NO_TABLE: nowhere).
+    header's), ``producers`` where producer state begins (NO_TABLE: nowhere, NOT_KNOWN: look back).
     """
 
     __slots__ = ("append_ns", "chain", "epoch", "last", "offset", "position", "producers", "segment")
@@ -27,7 +36,7 @@ class End:
         self.position = SEGMENT_HEADER_BYTES
         self.last = 0
         self.chain: "int | None" = header.crc if header else None
-        self.append_ns = header.created_ns if header else 0
+        self.append_ns = min(max(header.created_ns, 0), _LATEST_NS) if header else 0
         self.epoch = header.epoch if header else 0
         self.producers = NO_TABLE
 
@@ -37,7 +46,7 @@ class End:
         self.position = record.written_position
         self.last = record.last_position
         self.chain = record.last_crc
-        self.append_ns = record.last_append_ns
+        self.append_ns = min(record.last_append_ns, _LATEST_NS)
         self.producers = record.producers_position
 
     def accept(self, position: int, header: "Header") -> None:
@@ -46,7 +55,7 @@ class End:
         self.position = position + header.size
         self.last = position
         self.chain = header.crc
-        self.append_ns = max(self.append_ns, header.append_ns)
+        self.append_ns = max(self.append_ns, min(header.append_ns, _LATEST_NS))
         self.epoch = max(self.epoch, header.epoch)
         back = header.table_back
         self.producers = NO_TABLE if back == NO_TABLE else position - back
@@ -59,18 +68,18 @@ def read_last(files: "PartitionFiles", segment: "Segment", commit: Commit, end: 
     end.offset = commit.durable_offset
     end.position = commit.durable_position
     if commit.durable_last == 0:
-        return commit.durable_position == SEGMENT_HEADER_BYTES and segment.header is not None
+        whole = commit.durable_position == SEGMENT_HEADER_BYTES and segment.header is not None
+        end.producers = NO_TABLE if whole else NOT_KNOWN
+        return whole
     data = files.disk.pread(segment.fd, HEADER_BYTES, commit.durable_last)
     if not header_fault(data, 0, segment.segment_id, commit.durable_last):
         header = parse_header(data)
-        if (
-            header.next_offset == commit.durable_offset
-            and commit.durable_last + header.size == commit.durable_position
-        ):
+        if commit.durable_last + header.size == commit.durable_position:
             end.accept(commit.durable_last, header)
             return True
     end.chain = None
     end.last = commit.durable_last
+    end.producers = NOT_KNOWN
     return False
 
 
@@ -83,15 +92,18 @@ def settled_end(files: "PartitionFiles", commit: "Commit | None") -> "End | None
     if segment is None:
         return None
     end = End(segment)
-    if (
-        segment.header is not None
-        and read_last(files, segment, commit, end)
-        and disk.size(segment.fd) == end.position
-        and (end.offset == segment.base or not disk.exists(segment_name(end.offset), files.dir_fd))
-    ):
-        return end
-    disk.close(segment.fd)
-    return None
+    settled = False
+    try:
+        settled = (
+            segment.header is not None
+            and read_last(files, segment, commit, end)
+            and disk.size(segment.fd) == end.position
+            and (end.offset == segment.base or not disk.exists(segment_name(end.offset), files.dir_fd))
+        )
+        return end if settled else None
+    finally:
+        if not settled:
+            disk.close(segment.fd)
 
 
 def end_of_new(before: End, segment: "Segment") -> End:
@@ -103,12 +115,9 @@ def end_of_new(before: End, segment: "Segment") -> End:
 
 
 def accept_first(files: "PartitionFiles", end: End) -> None:
-    """Move behind the control batch that a new segment may begin with."""
-    data = files.disk.pread(end.segment.fd, HEADER_BYTES, end.position)
-    if not header_fault(data, 0, end.segment.segment_id, end.position):
-        header = parse_header(data)
-        if header.count == 0 and header.chain == end.chain:
-            end.accept(end.position, header)
+    """Move behind the control batch that a new segment was just made with."""
+    header = parse_header(files.disk.pread(end.segment.fd, HEADER_BYTES, end.position))
+    end.accept(end.position, header)
 
 
 def slot_of(previous: Commit, end: End, flags: int, generation: int, offset: int = -1) -> Commit:

@@ -1,7 +1,7 @@
 """The files of one partition: who it is, its open descriptors, and the small fixed records in them."""
 
 import pspf
-from pspf.disk.real import READ, WRITE
+from pspf.disk.real import CREATE, READ, WRITE
 from pspf.format.segment import SEGMENT_HEADER_BYTES, parse_segment, segment_fault, segment_name
 from pspf.format.slots import (
     FILE_BYTES,
@@ -93,6 +93,12 @@ class PartitionFiles:
         try:
             return self.disk.open(name, flags, self.dir_fd)
         except FileNotFoundError:
+            from pspf.disk.atomic import leads_to
+
+            if not leads_to(self.disk, self.identity.path, self.dir_fd):
+                # A delete takes its files away, and nobody may put them there again.
+                what = f"cannot open '{self.identity.topic}'"
+                raise pspf.errors.TopicDeleted(what, "the topic was deleted or renamed") from None
             if not self.writable:
                 raise pspf.errors.Damaged(
                     f"cannot read {self.identity}",
@@ -102,7 +108,7 @@ class PartitionFiles:
                     path=f"{self.identity.path}/{name}",
                 ) from None
         # Both files are derived: the log decides. Made anew, empty, which recovery reads as "unknown".
-        return self.disk.open(name, 0o100 | flags, self.dir_fd)
+        return self.disk.open(name, CREATE, self.dir_fd)
 
     def close(self) -> None:
         """Close everything; locks go with it."""

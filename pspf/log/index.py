@@ -20,6 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pspf.log.files import PartitionFiles, Segment
 
+    Due = tuple[Segment, int, int, int, int | None]
+    """Segment, position, base offset and append time of a batch; the greatest timestamp since the entry
+    before, or None where others appended too."""
+
 _LOOK_BACK = (MAX_BATCH_BODY // CHUNK + 2) * ENTRY_BYTES
 _MAX_HOPS = 5000
 
@@ -41,46 +45,52 @@ def read_index(files: "PartitionFiles", segment: "Segment") -> "list[IndexEntry]
         files.disk.close(fd)
 
 
-def note_batches(files: "PartitionFiles", due: "list[tuple[int, int, int, int, int | None]]") -> None:
+def note_batches(files: "PartitionFiles", due: "list[Due]") -> None:
     """Write the entries for the first batches of their 256 KiB stretches, and empty ``due``.
 
-    Called without the append lock: entries do not depend on who writes them, or when. Each is (base of the
-    segment,
-    position, base offset, append time, greatest timestamp since the entry before, or None where others
-    appended too).
-    Whatever goes wrong, the log does not need it.
+    Called without the append lock: entries do not depend on who writes them, or when. Whatever goes wrong,
+    the log does not need it.
     """
-    disk = files.disk
     wanted, due[:] = list(due), []
-    for base, position, offset, append_ns, max_before in wanted:
-        segment = None
-        fd = -1
+    while wanted:
+        segment = wanted[0][0]
+        here = [entry for entry in wanted if entry[0] is segment]
+        wanted = [entry for entry in wanted if entry[0] is not segment]
         try:
-            segment = files.open_segment(base)
-            if segment is None:
-                continue
-            fd = disk.open(index_name(base), CREATE, files.dir_fd)
-            place = entry_place(position)
-            previous = position
-            if place == 0:
-                max_before = -(1 << 63)
-            else:
-                span = min(place, _LOOK_BACK)
-                earlier = _entries_at(disk.pread(fd, span, place - span), place - span, segment.segment_id)
-                previous = earlier[-1].position if earlier else 0
-                if not earlier:
-                    max_before = UNKNOWN
-                elif max_before is None:
-                    max_before = _greatest(files, segment, previous, position)
-            entry = IndexEntry(offset, position, previous, max_before, append_ns)
-            disk.pwrite(fd, encode_entry(entry, segment.segment_id), place)
+            fd = files.disk.open(index_name(segment.base), CREATE, files.dir_fd)
+            try:
+                for entry in here:
+                    _note(files, fd, *entry)
+            finally:
+                files.disk.close(fd)
         except OSError:
             pass
-        finally:
-            if fd >= 0:
-                disk.close(fd)
-            if segment is not None:
-                disk.close(segment.fd)
+
+
+def _note(
+    files: "PartitionFiles",
+    fd: int,
+    segment: "Segment",
+    position: int,
+    offset: int,
+    append_ns: int,
+    max_before: "int | None",
+) -> None:
+    disk = files.disk
+    place = entry_place(position)
+    segment_id, previous = segment.segment_id, position
+    if place == 0:
+        max_before = -(1 << 63)
+    else:
+        span = min(place, _LOOK_BACK)
+        earlier = _entries_at(disk.pread(fd, span, place - span), place - span, segment_id)
+        previous = earlier[-1].position if earlier else 0
+        if not earlier:
+            max_before = UNKNOWN
+        elif max_before is None:
+            max_before = _greatest(files, segment, previous, position)
+    entry = IndexEntry(offset, position, previous, max_before, append_ns)
+    disk.pwrite(fd, encode_entry(entry, segment_id), place)
 
 
 def _entries_at(data: bytes, start: int, segment_id: int) -> "list[IndexEntry]":
@@ -89,16 +99,20 @@ def _entries_at(data: bytes, start: int, segment_id: int) -> "list[IndexEntry]":
 
 
 def _greatest(files: "PartitionFiles", segment: "Segment", start: int, end: int) -> int:
-    greatest = -(1 << 63)
-    at = start
-    hops = hop(files.disk, segment.fd, segment.segment_id, start, end)
-    for number, (position, header) in enumerate(hops):
-        if position != at or number >= _MAX_HOPS:
-            return UNKNOWN  # damage in between, or entries missing
-        at = position + header.size
-        if header.count:
-            greatest = max(greatest, header.max_timestamp)
-    return greatest if at == end else UNKNOWN
+    # Opened anew: what the writer has open may be closed by now, by a roll of another thread.
+    fd = files.disk.open(segment.name, READ, files.dir_fd)
+    try:
+        greatest = -(1 << 63)
+        at = start
+        for number, (position, header) in enumerate(hop(files.disk, fd, segment.segment_id, start, end)):
+            if position != at or number >= _MAX_HOPS:
+                return UNKNOWN  # damage in between, or entries missing
+            at = position + header.size
+            if header.count:
+                greatest = max(greatest, header.max_timestamp)
+        return greatest if at == end else UNKNOWN
+    finally:
+        files.disk.close(fd)
 
 
 def rebuild(files: "PartitionFiles", segment: "Segment", end: int) -> int:

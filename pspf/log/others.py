@@ -3,12 +3,11 @@ itself.
 """
 
 import pspf
-from pspf.disk.atomic import sync_ancestors
-from pspf.format.batch import HEADER_BYTES
+from pspf.disk.atomic import leads_to, sync_ancestors
+from pspf.format.batch import HEADER_BYTES, header_fault, parse_header
 from pspf.format.slots import FLAG_DELETED, FLAG_LINKED, FLAG_POISONED, FLAG_ROLLING, parse_lock
 from pspf.log.adopt import adopt
-from pspf.log.end import End, lock_record, slot_of
-from pspf.log.poison import poison_locked
+from pspf.log.end import End, copy_slot, lock_record, slot_of
 from pspf.log.recovery import Recovery
 
 TYPE_CHECKING = False
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     import pspf.errors
     from pspf.format.slots import Commit, LockRecord
     from pspf.log.writer import PartitionWriter
-
-SYNC_COMMIT_ABOVE = 4 << 20
-"""A close syncs ``commit`` after so many bytes; for less, what recovery would read again is not worth a sync.
-"""
 
 
 def recover_end(writer: "PartitionWriter", tell: "Callable[[str], None] | None") -> "tuple[End, Commit]":
@@ -37,7 +32,11 @@ def recover_end(writer: "PartitionWriter", tell: "Callable[[str], None] | None")
 
 
 def end_of(writer: "PartitionWriter", record: "LockRecord") -> End:
-    """The end that a ``lock`` record names; opens its segment."""
+    """The end that a ``lock`` record names; opens its segment.
+
+    The record has no epoch. That of the segment's header is too old if one began inside the segment, so the
+    last batch is asked: an epoch must never go backwards.
+    """
     segment = writer.files.open_segment(record.active_base, writable=True)
     if segment is None:
         raise pspf.errors.Damaged(
@@ -49,6 +48,14 @@ def end_of(writer: "PartitionWriter", record: "LockRecord") -> End:
         )
     end = End(segment)
     end.take(record)
+    if record.last_position:
+        try:
+            data = writer.files.disk.pread(segment.fd, HEADER_BYTES, record.last_position)
+        except BaseException:
+            writer.files.disk.close(segment.fd)
+            raise
+        if not header_fault(data, 0, segment.segment_id, record.last_position):
+            end.epoch = max(end.epoch, parse_header(data).epoch)
     return end
 
 
@@ -59,10 +66,10 @@ def adopt_others(writer: "PartitionWriter", commit: "Commit") -> None:
     try:
         kept = adopt(writer.files.disk, writer.files.dir_fd, end.segment, start, end.position)
     except OSError as error:
-        poison_locked(writer, error.strerror or "sync failed")
+        writer.poison_locked(error.strerror or "sync failed")
         raise writer.poisoned_error() from error
     if not kept:
-        poison_locked(writer, "the disk does not keep what is written to it")
+        writer.poison_locked("the disk does not keep what is written to it")
         raise writer.poisoned_error()
     current = writer.files.read_commit()
     if current is not None and current.durable_offset < end.offset:
@@ -74,7 +81,11 @@ def adopt_others(writer: "PartitionWriter", commit: "Commit") -> None:
 def link(writer: "PartitionWriter", commit: "Commit") -> None:
     """Sync the directories above the partition once, and say so: its name must not vanish in a power cut."""
     sync_ancestors(writer.files.disk, writer.identity.path, 3)  # the topic, topics/ and the store are ours
-    writer.publish_slot(slot_of(commit, writer.end, commit.flags | FLAG_LINKED, commit.generation), commit)
+    # A delete flags what it finds. Who came too late for that must not acknowledge in files without a name.
+    if not leads_to(writer.files.disk, writer.identity.path, writer.files.dir_fd):
+        raise writer.deleted()
+    slot = copy_slot(commit, flags=commit.flags | FLAG_LINKED)
+    writer.files.disk.pwrite(writer.files.commit_fd, slot.encode(), slot.place)
 
 
 def refresh(writer: "PartitionWriter", raw: bytes) -> None:
@@ -92,15 +103,21 @@ def refresh(writer: "PartitionWriter", raw: bytes) -> None:
         old = writer.end
         new = end_of(writer, record)
         new.epoch = max(new.epoch, old.epoch)
-        writer.end = new
+        # This descriptor was opened now: it vouches for nothing that others wrote before. Should adopting it
+        # fail, this handle stays where it was, so that the next append tries again.
+        try:
+            writer.end = new
+            commit = writer.files.read_commit()
+            if commit is not None:
+                writer.take_commit(commit)
+                if commit.durable_offset < record.written_offset:
+                    adopt_others(writer, commit)
+        except BaseException:
+            writer.end = old
+            writer.files.disk.close(new.segment.fd)
+            raise
         writer.retire(old.segment.fd)
         writer.record, writer.raw = record, raw
-        # This descriptor was opened now: it vouches for nothing that others wrote before.
-        commit = writer.files.read_commit()
-        if commit is not None:
-            writer.take_commit(commit)
-            if commit.durable_offset < record.written_offset:
-                adopt_others(writer, commit)
         return
     writer.end.take(record)
     writer.record, writer.raw = record, raw
@@ -128,27 +145,50 @@ def retake(writer: "PartitionWriter") -> None:
     writer.raw = raw
 
 
-def trim_zeros(writer: "PartitionWriter") -> None:
-    """The last writer gives back what was allocated ahead."""
+def end_now(writer: "PartitionWriter") -> int:
+    """The written end now, whoever wrote it."""
+    disk, lock_fd = writer.files.disk, writer.files.lock_fd
+    writer.usable()  # before the mutex: in a forked child a thread of the parent may hold it for ever
+    with writer.mutex:
+        writer.usable()
+        try:
+            disk.lock(lock_fd)
+            raw = disk.pread(lock_fd, 64, 0)
+            if raw != writer.raw:
+                writer.refresh(raw)
+            return writer.end.offset
+        finally:
+            disk.unlock(lock_fd)
+
+
+def tidy_up(writer: "PartitionWriter", zeros: bool) -> None:
+    """At a close: sync ``commit`` if recovery would read much without it, and give back ``zeros`` that were
+    allocated ahead, if this is the last writer. Whatever fails here harms nobody.
+    """
+    from pspf.log.writer import CLOSE_SYNC_BYTES
+
+    try:
+        if writer.commit_unsynced >= CLOSE_SYNC_BYTES:
+            writer.files.disk.fdatasync(writer.files.commit_fd)
+        if zeros:
+            _trim_zeros(writer)
+    except OSError:
+        pass
+
+
+def _trim_zeros(writer: "PartitionWriter") -> None:
     files, disk = writer.files, writer.files.disk
     try:
         disk.lock(files.lock_fd)
-    except OSError:
-        return  # zeros at the end harm nobody
-    try:
         disk.unlock(files.commit_fd)
         if not disk.lock(files.commit_fd, wait=False):
             return  # others go on
-        raw, record = files.read_lock()
-        if record is None or raw != writer.raw:
-            return  # the end may lie in another segment by now
+        _, record = files.read_lock()
+        if record is None or record.active_base != writer.end.segment.base:
+            return  # the end lies in another segment
         disk.truncate(writer.end.segment.fd, record.written_position)
         record.zeros_end = 0
         disk.pwrite(files.lock_fd, record.encode(), 0)
-        if writer.commit_unsynced >= SYNC_COMMIT_ABOVE:
-            disk.fdatasync(files.commit_fd)
-    except OSError:
-        pass
     finally:
         # Presence goes before the append lock: who opens next must not find it held by one who is leaving.
         disk.unlock(files.commit_fd)

@@ -3,35 +3,40 @@
 No bytes that are not zeros are ever cut before they are safe here; without room for them there is no cut.
 """
 
+import errno
+
 from pspf import errors
 from pspf.disk.real import CREATE_NEW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pspf.disk.real import Disk
     from pspf.log.files import PartitionFiles, Segment
 
 _PIECE = 1 << 20
+_PAGE = 4096
 
 
 def quarantine(files: "PartitionFiles", segment: "Segment", start: int, end: int) -> str:
-    """Copy ``start``..``end`` of the segment to the store's quarantine, durably.
+    """Copy ``start``..``end`` of the segment durably to the store's quarantine, without zeros far behind.
 
     :returns: path of the copy; "" when there was nothing but zeros.
     :raises pspf.errors.IOFailed: no room, or the copy could not be made durable.
     """
-    from pspf.log.scan import only_zeros
-
-    disk = files.disk
-    if only_zeros(disk, segment.fd, start, end):
+    disk, identity = files.disk, files.identity
+    end = _without_zeros(disk, segment.fd, start, end)
+    if end == start:
         return ""
-    identity = files.identity
     try:
         try:
             dir_fd = disk.open_dir(identity.quarantine)
         except FileNotFoundError:
             parent = disk.open_dir(identity.quarantine.rpartition("/")[0] or ".", follow=True)
             try:
-                disk.mkdir("quarantine", parent)
+                try:
+                    disk.mkdir("quarantine", parent)
+                except FileExistsError:
+                    pass  # another process was first; its name may not be on the disk yet
                 disk.fsync(parent)
             finally:
                 disk.close(parent)
@@ -39,8 +44,8 @@ def quarantine(files: "PartitionFiles", segment: "Segment", start: int, end: int
         try:
             name = _write(files, segment, dir_fd, start, end)
         except OSError as error:
-            if not _release_reserve(files):
-                raise error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _release_reserve(files):
+                raise
             name = _write(files, segment, dir_fd, start, end)
         finally:
             disk.close(dir_fd)
@@ -49,6 +54,18 @@ def quarantine(files: "PartitionFiles", segment: "Segment", start: int, end: int
             error, f"cannot keep {end - start} bytes of {identity} before cutting them"
         ) from error
     return f"{identity.quarantine}/{name}"
+
+
+def _without_zeros(disk: "Disk", fd: int, start: int, end: int) -> int:
+    """The end without the pages of zeros that were allocated ahead; a batch may end in some of its own."""
+    at = end
+    while at > start:
+        before = max(start, at - _PIECE)
+        data = disk.pread(fd, at - before, before).rstrip(b"\0")
+        if data:
+            return min(end, (before + len(data) + _PAGE) & -_PAGE)
+        at = before
+    return start
 
 
 def _write(files: "PartitionFiles", segment: "Segment", dir_fd: int, start: int, end: int) -> str:
@@ -71,9 +88,12 @@ def _write(files: "PartitionFiles", segment: "Segment", dir_fd: int, start: int,
             disk.pwrite(fd, data, at - start)
             at += len(data)
         disk.fsync(fd)
-    except OSError:
+    except BaseException:
         disk.close(fd)
-        disk.unlink(name, dir_fd)
+        try:
+            disk.unlink(name, dir_fd)
+        except OSError:
+            pass  # what failed first is told
         raise
     disk.close(fd)
     disk.fsync(dir_fd)

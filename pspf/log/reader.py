@@ -1,10 +1,9 @@
 """Read one partition forward: whole batches below the visible end, each checked before it is handed out.
 
-A reader takes no lock and never waits for a writer. It goes to the visible end that ``commit`` names, and in
-a segment that has a
-successor up to that one's base offset. What does not check is an error with file, byte and offset, and the
-offset
-behind it, from which reading can go on.
+A reader does not wait for writers. It goes to the visible end that ``commit`` names, and in a segment that
+has a successor up to that one's base offset. What does not check is an error with file, byte and offset, and
+the offset behind it, from which reading can go on. The one lock it may take is that of ``settle``, when it
+opens a log that looks unfinished, and only if nobody holds it.
 """
 
 import pspf
@@ -63,6 +62,7 @@ class PartitionReader:
         "_chain",
         "_commit",
         "_disk",
+        "_epoch",
         "_files",
         "_forks",
         "_limit",
@@ -90,6 +90,7 @@ class PartitionReader:
         self._chain: "int | None" = None
         self._limit: "tuple[int, int] | None" = None
         self._forks = real.forks
+        self._epoch = -1  # of the log up to ``next_offset``; -1 until a look at it
         self.next_offset = 0
         self.position = 0
         self.skipped = 0
@@ -124,18 +125,26 @@ class PartitionReader:
             dir_fd = self._open_dir()
             if dir_fd is None:
                 return None
-            if self._settle and not self._disk.exists("commit", dir_fd):
-                from pspf.log.settle import make_anew
+            try:
+                if self._settle and not self._disk.exists("commit", dir_fd):
+                    from pspf.log.settle import make_anew
 
-                make_anew(self._disk, self.identity, dir_fd)
+                    make_anew(self._disk, self.identity, dir_fd)
+            except BaseException:
+                self._disk.close(dir_fd)
+                raise
             files = PartitionFiles(self._disk, self.identity, dir_fd, writable=False)
             self._files = files
             if self._settle:
                 commit = files.read_commit()
                 if commit is None or commit.flags & ~FLAG_LINKED or not files.looks_settled(commit):
-                    from pspf.log.settle import settle
+                    from pspf.log.settle import HELD, settle
 
-                    self.unsettled = settle(files)
+                    unsettled = settle(files)
+                    self._settle = unsettled == HELD
+                    self.unsettled = max(unsettled, 0)
+                else:
+                    self._settle = False
         return self._files
 
     def _refresh(self) -> "Commit | None":
@@ -161,15 +170,21 @@ class PartitionReader:
         before = self._commit
         if before is not None and before.generation != commit.generation:
             self._drop_segment()
-            if commit.visible_offset < self.next_offset:
-                self._commit = commit
-                lost = self.next_offset - commit.visible_offset
-                self.next_offset = commit.visible_offset
+            self._bases = []
+            cut = min(commit.visible_offset, self.next_offset)
+            if self._epoch >= 0:  # the log may have grown past our place again
+                from pspf.log.search import newer_epoch
+
+                cut = min(cut, newer_epoch(files, commit, self._epoch, self.next_offset))
+            self._commit = commit
+            if cut < self.next_offset:
+                lost = self.next_offset - cut
+                self.next_offset = cut
                 raise pspf.errors.RecordsTakenBack(
                     f"records of {self.identity} were taken back",
                     f"{lost} records that had been read were never on stable storage",
                     "",
-                    offset=commit.visible_offset,
+                    offset=cut,
                 )
         self._commit = commit
         return commit
@@ -192,8 +207,25 @@ class PartitionReader:
 
     def _list(self) -> "list[int]":
         assert self._files is not None
-        self._bases = self._files.segment_bases()
-        return self._bases
+        bases = self._files.segment_bases()
+        if self._commit is not None:  # what lies above the active one is not in force
+            bases = [b for b in bases if b <= self._commit.active_base]
+        self._bases = bases
+        return bases
+
+    def _around(self, offset: int) -> "tuple[int, int]":
+        """Bases of the segments before or at ``offset``, and of the next one behind it; -1: there is none.
+
+        Segments come at the end and go at the start, so there is never a new one between two that are known:
+        only for what lies behind the last of them is the directory listed anew.
+        """
+        from bisect import bisect_right
+
+        if not self._bases or offset >= self._bases[-1]:
+            self._list()
+        bases = self._bases
+        at = bisect_right(bases, offset)
+        return bases[at - 1] if at else -1, bases[at] if at < len(bases) else -1
 
     def _drop_segment(self) -> None:
         if self._segment is not None:
@@ -220,6 +252,7 @@ class PartitionReader:
         """
         self._drop_segment()
         files = self._open()
+        self._epoch = -1
         self.next_offset = offset
         if files is None:
             return
@@ -228,47 +261,40 @@ class PartitionReader:
             self.skipped += start - offset
             self.next_offset = start
 
-    def _enter(self, commit: "Commit") -> bool:
-        """Open the segment that holds ``next_offset`` and go to its batch; False at the end."""
+    def _enter(self, commit: "Commit") -> None:
+        """Open the segment that holds ``next_offset`` and go to its batch."""
         files = self._files
         assert files is not None
         offset = self.next_offset
+        self._limit = None
         if offset >= commit.active_base:
             base = commit.active_base
-            self._limit = None
         else:
-            if not self._bases or self._bases[-1] != commit.active_base:
-                self._list()
-            below = [b for b in self._bases if b <= offset]
-            if not below:
+            base = self._around(offset)[0]
+            if base < 0:
+                self._refresh()  # a topic that is being deleted says so before it loses its files
                 if not self._bases:
-                    raise self._damaged(
-                        "the segment is missing", commit.active_base, 0, commit.visible_offset
-                    )
+                    missing = commit.active_base
+                    raise self._damaged("the segment is missing", missing, 0, commit.visible_offset)
                 first = self._bases[0]
                 if self.start() > offset:  # retention took them
                     self.skipped += self.start() - offset
                     self.next_offset = max(self.start(), first)
                     return self._enter(commit)
                 raise self._damaged("the segment that held it is missing", offset, 0, first)
-            base = below[-1]
-            self._limit = None
         segment = files.open_segment(base)
         if segment is None:
             if base in self._bases and base != commit.active_base and base not in self._list():
                 return self._enter(commit)
+            self._refresh()
             raise self._damaged("the segment is missing", base, 0, self._behind(base, commit))
         self._segment = segment
         self._chain = None
         self.position = SEGMENT_HEADER_BYTES
-        if segment.header is None:
-            # Said once, by name; the batches name their segment themselves and are read all the same.
-            pass
-        elif offset == base:
-            self._chain = segment.header.crc
         if offset > base:
             self._find(segment, offset, commit)
-        return True
+        elif segment.header is not None:
+            self._chain = segment.header.crc
 
     def _behind(self, base: int, commit: "Commit") -> int:
         following = [b for b in self._bases if b > base]
@@ -279,9 +305,9 @@ class PartitionReader:
         if segment.base == commit.active_base:
             return commit.visible_position, commit.visible_offset
         if self._limit is None:
-            self._list()
-            above = [b for b in self._bases if b > segment.base]
-            base = above[0] if above else commit.active_base
+            base = self._around(segment.base)[1]
+            if base < 0:
+                base = commit.active_base
             self._limit = self._cut_of(segment, base), base
         return self._limit
 
@@ -334,7 +360,7 @@ class PartitionReader:
         if commit is None:
             return 0
         assert self._files is not None
-        return first_at_or_after(self._files, commit, max(self.start(), 0), timestamp_ms)
+        return first_at_or_after(self._files, commit, self.start(), timestamp_ms)
 
     def seek_back(self, count: int) -> int:
         """The offset of the record that is ``count`` records before the end; the log start if there are
@@ -364,14 +390,24 @@ class PartitionReader:
                 if commit is None or self.next_offset >= commit.visible_offset or self._segment is None:
                     commit = self._refresh()
                 if commit is None or self.next_offset >= commit.visible_offset:
+                    if commit is not None and self._epoch < 0:
+                        self._note_epoch(commit)
                     return []
-                if self._segment is None and not self._enter(commit):
-                    return []
+                if self._segment is None:
+                    self._enter(commit)
                 batches = self._read_here(commit, max_bytes)
                 if batches:
                     return batches
         except OSError as error:
             raise pspf.errors.from_os(error, f"cannot read {self.identity}", self.identity.path) from error
+
+    def _note_epoch(self, commit: "Commit") -> None:
+        """Before a wait at an end to which nothing was read: remember its epoch."""
+        from pspf.log.search import epoch_at_end
+
+        assert self._files is not None
+        if self.next_offset == commit.visible_offset:
+            self._epoch = epoch_at_end(self._files, commit)
 
     def _read_here(self, commit: "Commit", max_bytes: int) -> "list[RawBatch]":
         """Batches from the open segment; none when it was left for the next one."""
@@ -381,7 +417,7 @@ class PartitionReader:
         start = self.position
         if start >= end:
             return self._leave(segment, commit, end_offset)
-        data = self._disk.pread(segment.fd, min(max_bytes, end - start), start)
+        data = self._disk.pread(segment.fd, min(max(max_bytes, HEADER_BYTES), end - start), start)
         path = f"{self.identity.path}/{segment.name}"
         batches: "list[RawBatch]" = []
         at = 0
@@ -423,6 +459,7 @@ class PartitionReader:
                 )
             at += size
             self.position = start + at
+            self._epoch = header.epoch
         return batches
 
     def _fault_of(self, header: Header, data: bytes, at: int, end_offset: int, commit: "Commit") -> str:
@@ -465,6 +502,14 @@ class PartitionReader:
         once.
         """
         generation = commit.generation
+        if self._settle and self.next_offset >= commit.durable_offset:
+            # Who held the append lock when we came may be the one who recovers after a power cut, and what
+            # ``commit`` called visible is gone with it: only here the reader waits, for his word on the end.
+            from pspf.log.settle import settle
+
+            assert self._files is not None
+            self._settle = False
+            self.unsettled = settle(self._files, wait=True)
         fresh = self._refresh()
         if fresh is None or fresh.generation != generation:
             self._drop_segment()
@@ -541,8 +586,7 @@ class PartitionReader:
         chain, position = self._chain, self.position
         self._drop_segment()
         self.next_offset = max(self.next_offset, following)
-        if not self._enter(commit):
-            return []
+        self._enter(commit)
         new = self._segment
         if new is not None and new.header is not None and chain is not None and new.base == following:
             header = new.header
@@ -551,6 +595,6 @@ class PartitionReader:
                     f"the segment does not follow the one before it, which ends at byte {position}",
                     new.base,
                     0,
-                    following,
+                    self.next_offset,  # no record is missing: who goes on gets them all
                 )
         return []

@@ -27,7 +27,7 @@ from pspf.format.segment import (
 )
 from pspf.format.slots import FLAG_DOUBT, FLAG_EPOCH_DUE, FLAG_POISONED, Commit
 from pspf.log.decision import CLEAN, DOUBT, LOST, TORN, decide
-from pspf.log.end import End, copy_slot, end_of_new, read_last, slot_of
+from pspf.log.end import NOT_KNOWN, End, accept_first, copy_slot, end_of_new, read_last, slot_of
 from pspf.log.files import PartitionFiles, Segment
 
 TYPE_CHECKING = False
@@ -69,12 +69,13 @@ class Recovery:
 
     def run(self) -> "tuple[End, Commit]":
         """All passes; the end with its segment open for writing, and the slot that stands in ``commit``."""
-        self._find_start()
         try:
+            self._find_start()
             self._walk()
             return self._settle()
         except BaseException:
-            self.disk.close(self.end.segment.fd)
+            if hasattr(self, "end"):
+                self.disk.close(self.end.segment.fd)
             raise
 
     # -- pass 1
@@ -101,6 +102,7 @@ class Recovery:
         if bases:
             segment = self._newest(bases)
             self.end = End(segment)
+            self.end.producers = NOT_KNOWN
             note(
                 "the file 'commit' was unreadable and is derived from the log"
                 if commit is None
@@ -172,9 +174,18 @@ class Recovery:
             self.report.notes.append(f"records {self.end.offset} to {base - 1} are damaged or missing")
         # Its name may not be on the disk yet: nothing may be acknowledged in a file that a power cut takes
         # away.
-        self.disk.fsync(self.files.dir_fd)
+        before, self.end = self.end, end_of_new(self.end, segment)
+        # It begins with a table unless the one before it knew of no producers, up to its very end. Should
+        # that table be damaged, they must not pass for nobody.
+        header = segment.header
+        follows = header is not None and (header.prev_base, header.prev_position) == (
+            old.base,
+            before.position,
+        )
+        if not follows or before.producers != NO_TABLE:
+            self.end.producers = NOT_KNOWN
         self.disk.close(old.fd)
-        self.end = end_of_new(self.end, segment)
+        self.disk.fsync(self.files.dir_fd)
         return True
 
     def _scan(self) -> None:
@@ -255,23 +266,18 @@ class Recovery:
             self._cut(size)
         self._adopt(previous)
         if decision == LOST or unusable:
-            # The slot names the new end durably before the successor gets its name: the next opener must
-            # look for it.
+            # If we die behind the rename, the next opener has the same evidence, and finds it by its name.
             offset = max(self.evidence, end.offset)
-            generation = previous.generation
-            if offset == end.segment.base:
-                generation += (
-                    1  # the new one takes the name of the old: handles that have that one open must end
-                )
-            previous = slot_of(previous, end, previous.flags, generation, offset)
-            _write_slot(files, previous, sync=True)
             if offset == end.segment.base:
                 from pspf.log.quarantine import quarantine
 
+                # The new one takes the name of the old: handles that have that one open must end.
+                previous = copy_slot(previous, previous.sequence)
+                previous.generation += 1
                 quarantine(files, end.segment, 0, size)
-            new = successor(files, end, offset, previous.generation, REASON_DAMAGE)
+            new = follow(files, end, offset, previous.generation, REASON_DAMAGE)
             self.disk.close(end.segment.fd)
-            end = self.end = end_of_new(end, new)
+            end = self.end = new
         return end, self._publish(previous, decision)
 
     def _unknown_commit(self) -> Commit:
@@ -286,8 +292,8 @@ class Recovery:
 
         end = self.end
         kept = self.report.cut = quarantine(self.files, end.segment, end.position, size)
+        # No sync: the next append's covers it, and if there is none, the next recovery finds the same tail.
         self.disk.truncate(end.segment.fd, end.position)
-        self.disk.fsync(end.segment.fd)
         self.report.unsettled = 0
         self.report.notes.append(
             f"{size - end.position} bytes behind offset {end.offset} were never acknowledged; moved to {kept}"
@@ -317,10 +323,11 @@ class Recovery:
             flags |= FLAG_DOUBT
         generation = previous.generation
         header = end.segment.header
-        healed = bool(flags & FLAG_POISONED) and (
-            end.segment.base != previous.active_base
-            or (header is not None and header.generation > generation)
-        )
+        # A segment of a later generation was begun by a heal, also where only ``lock`` had the flag: handles
+        # from before must end.
+        healed = header is not None and header.generation > generation
+        if flags & FLAG_POISONED and end.segment.base != previous.active_base:
+            healed = True
         if healed:
             flags &= ~FLAG_POISONED
             generation += 1
@@ -333,7 +340,7 @@ class Recovery:
                 f"records {end.offset} to {commit.visible_offset - 1} had not reached the disk and are gone"
             )
         slot = slot_of(previous, end, flags, generation)
-        if _differs(previous, slot) or commit is None:
+        if commit is None or _differs(commit, slot):
             # One that was there is believed again after a power cut, with the same result; garbage is not.
             _write_slot(files, slot, sync=commit is None)
         else:
@@ -365,9 +372,6 @@ def successor(
     from pspf.log.create import create_segment, random_id
 
     old = end.segment
-    epochs = list(old.header.epochs) if old.header else []
-    if not epochs or epochs[-1][0] != end.epoch:
-        epochs.append((end.epoch, end.offset))
     header = SegmentHeader(
         random_id(),
         files.identity.topic_id,
@@ -382,7 +386,7 @@ def successor(
         prev_crc=end.chain or 0,
         log_start=old.header.log_start if old.header else 0,
         reason=reason,
-        epochs=epochs,
+        epochs=_epochs(files, end, base),
         settings=files.identity.settings,
     )
     if old.base == base and old.header is not None:
@@ -392,12 +396,47 @@ def successor(
     return create_segment(files, header, first)
 
 
+def _epochs(files: PartitionFiles, end: End, base: int) -> "list[tuple[int, int]]":
+    """The leader epochs up to ``base``, and where each began; inside the segment that is looked for."""
+    old = end.segment
+    epochs = list(old.header.epochs) if old.header else []
+    if not epochs and old.header:
+        epochs.append((old.header.epoch, old.base))
+    if not epochs or epochs[-1][0] < end.epoch:
+        from pspf.log.scan import hop
+
+        for _, found in hop(files.disk, old.fd, old.segment_id, SEGMENT_HEADER_BYTES, end.position):
+            if not epochs or found.epoch > epochs[-1][0]:
+                epochs.append((found.epoch, found.base_offset))
+    if not epochs or epochs[-1][0] < end.epoch:
+        epochs.append((end.epoch, base))  # of a heal: it begins with the new segment
+    return epochs
+
+
+def follow(files: PartitionFiles, end: End, base: int, generation: int, reason: int) -> End:
+    """As :func:`successor`, with the table of what is known of producers at ``end``: repeats must be
+    recognised behind a heal, and behind damage. The end of the new segment.
+    """
+    from pspf.log.producers import table_at
+
+    first = table_at(files, end)
+    segment = successor(files, end, base, generation, reason, first)
+    new = end_of_new(end, segment)
+    try:
+        if first is not None:
+            accept_first(files, new)
+    except BaseException:
+        files.disk.close(segment.fd)
+        raise
+    return new
+
+
 def start_epoch(files: PartitionFiles, end: End, slot: Commit) -> None:
     """Begin a new leader epoch behind a cut of visible records, so that positions of the old one can be told
     apart.
 
-    If we die before the slot is written, the flag EPOCH_DUE is still there: the batch is adopted, and one
-    more follows.
+    If we die, or the power goes, before both are on the disk, the flag EPOCH_DUE is still there, or the cut
+    is found again: one more follows.
     """
     from pspf.format.batch import FLAG_CONTROL, Encoded
 
@@ -417,7 +456,7 @@ def start_epoch(files: PartitionFiles, end: End, slot: Commit) -> None:
         back,
     )
     files.disk.pwritev(end.segment.fd, [sealed, body], end.position)
-    files.disk.fdatasync(end.segment.fd)
+    files.disk.fdatasync(end.segment.fd)  # who opens the segment later cannot vouch for it
     end.accept(end.position, parse_header(sealed))
     slot.sequence += 1
     slot.flags &= ~FLAG_EPOCH_DUE
@@ -465,13 +504,16 @@ def heal(
             tell(f"{files.identity}: a sync had failed; what was not acknowledged was moved to {kept}")
         if commit.visible_offset > commit.durable_offset:
             end.epoch += 1
-        segment = successor(files, end, commit.durable_offset, commit.generation + 1, REASON_HEAL)
+        end = follow(files, end, commit.durable_offset, commit.generation + 1, REASON_HEAL)
     finally:
         disk.close(old.fd)
-    end = end_of_new(end, segment)
     slot = slot_of(commit, end, commit.flags & ~FLAG_POISONED, commit.generation + 1)
-    # No sync: whoever finds the poisoned slot again finds the successor by its name (see is_healed).
-    _write_slot(files, slot, sync=False)
+    try:
+        # No sync: whoever finds the poisoned slot again finds the successor by its name (see is_healed).
+        _write_slot(files, slot, sync=False)
+    except BaseException:
+        disk.close(end.segment.fd)
+        raise
     return end, slot
 
 

@@ -4,7 +4,6 @@ from pspf.format.batch import NO_TABLE
 from pspf.format.segment import REASON_ROLL, segment_name
 from pspf.format.slots import FLAG_ROLLING
 from pspf.log.end import accept_first, end_of_new, lock_record, slot_of
-from pspf.log.poison import poison_locked
 from pspf.log.producers import table_batch
 from pspf.log.recovery import successor
 
@@ -23,11 +22,12 @@ def roll(writer: "PartitionWriter") -> None:
     disk, files, end = writer.files.disk, writer.files, writer.end
     try:
         disk.fdatasync(end.segment.fd)
+        disk.update_times(files.commit_fd)  # no sync can be believed where this fails
         if disk.size(end.segment.fd) > end.position:
             disk.truncate(end.segment.fd, end.position)
             disk.fsync(end.segment.fd)
     except OSError as error:
-        poison_locked(writer, error.strerror or "sync failed")
+        writer.poison_locked(error.strerror or "sync failed")
         raise writer.poisoned_error() from error
     commit = writer.current_commit()
     slot = slot_of(commit, end, commit.flags, commit.generation)
@@ -46,7 +46,7 @@ def roll(writer: "PartitionWriter") -> None:
     except OSError as error:
         if not disk.exists(segment_name(end.offset), files.dir_fd):
             raise  # no new name: the log is as it was, and the next append finds the flag
-        poison_locked(writer, error.strerror or "sync failed")
+        writer.poison_locked(error.strerror or "sync failed")
         raise writer.poisoned_error() from error
     new = writer.end = end_of_new(end, segment)
     writer.retire(end.segment.fd)
@@ -57,7 +57,7 @@ def roll(writer: "PartitionWriter") -> None:
     try:
         disk.fdatasync(files.commit_fd)
     except OSError as error:
-        poison_locked(writer, error.strerror or "sync failed")
+        writer.poison_locked(error.strerror or "sync failed")
         raise writer.poisoned_error() from error
     writer.take_commit(slot)
     writer.commit_unsynced = 0

@@ -3,6 +3,7 @@ break.
 """
 
 from pspf.format.batch import HEADER_BYTES, MAGIC, Header, batch_crc_of, header_fault, parse_header
+from pspf.model import MAX_BATCH_BODY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from pspf.disk.real import Disk
 
 _CHUNK = 1 << 20
+# What a search for a segment's id may cost, in magics found; a CRC costs about as much as ten of them. Only
+# a file full of what looks like headers gets there, in a few seconds.
+_SEARCH_COST = 1 << 24
+_CRC_COST = 10
+_ID_PLACE = 8
+_LENGTH_TOP = MAX_BATCH_BODY >> 24
 
 
 class Scanner:
@@ -125,17 +132,21 @@ def find_segment_id(disk: "Disk", fd: int, size: int) -> int:
     """
     overlap = HEADER_BYTES - 1
     at = 0
+    left = _SEARCH_COST
     while at < size:
         data = disk.pread(fd, min(_CHUNK, size - at), at)
         if len(data) < HEADER_BYTES:
             return 0
         found = data.find(MAGIC)
-        while 0 <= found <= len(data) - HEADER_BYTES:
-            segment_id = int.from_bytes(data[found + 8 : found + 16], "little")
-            if not header_fault(data, found, segment_id, at + found):
-                return segment_id
+        while 0 <= found <= len(data) - HEADER_BYTES and left > 0:
+            left -= 1
+            if data[found + 31] <= _LENGTH_TOP:  # most of what only looks like a header ends here
+                left -= _CRC_COST
+                segment_id = int.from_bytes(data[found + 8 : found + 16], "little")
+                if segment_id and not header_fault(data, found, segment_id, at + found):
+                    return segment_id
             found = data.find(MAGIC, found + 1)
-        if at + len(data) >= size:
+        if at + len(data) >= size or left <= 0:
             return 0
         at += len(data) - overlap
     return 0
@@ -158,25 +169,27 @@ def headers_behind(
 ) -> "Iterator[tuple[int, Header]]":
     """Headers that are valid in their place, anywhere in a range, whose base offset is at least ``above``.
 
-    The magic is searched for byte by byte; the CRC, seeded with segment and position, says which finds are
-    real.
+    What is searched for is the id of the segment, which is random: what a record holds cannot look like it by
+    chance, as it can like the magic. The CRC, seeded with segment and position, says which finds are real.
     """
-    overlap = HEADER_BYTES - 1
+    if not segment_id:
+        return  # nobody's
+    wanted = segment_id.to_bytes(8, "little")
     at = start
     while at < end:
         data = disk.pread(fd, min(_CHUNK, end - at), at)
         if len(data) < HEADER_BYTES:
             return
-        found = data.find(MAGIC)
-        while found >= 0:
-            if not header_fault(data, found, segment_id, at + found):
+        found = data.find(wanted) - _ID_PLACE
+        while found >= -_ID_PLACE:
+            if found >= 0 and not header_fault(data, found, segment_id, at + found):
                 header = parse_header(data, found)
                 if header.base_offset >= above:
                     yield at + found, header
-            found = data.find(MAGIC, found + 1)
+            found = data.find(wanted, found + _ID_PLACE + 1) - _ID_PLACE
         if at + len(data) >= end:
             return
-        at += len(data) - overlap
+        at += len(data) - (HEADER_BYTES - 1)
 
 
 def hop(disk: "Disk", fd: int, segment_id: int, position: int, end: int) -> "Iterator[tuple[int, Header]]":
@@ -188,8 +201,7 @@ def hop(disk: "Disk", fd: int, segment_id: int, position: int, end: int) -> "Ite
         if at < 0 or at + HEADER_BYTES > len(buffer):
             buffer, buffer_at, at = disk.pread(fd, min(size, end - position), position), position, 0
         if header_fault(buffer, at, segment_id, position):
-            above = 0
-            following = next(headers_behind(disk, fd, segment_id, position + 1, end, above), None)
+            following = next(headers_behind(disk, fd, segment_id, position + 1, end, 0), None)
             if following is None:
                 return
             position = following[0]

@@ -1,6 +1,6 @@
-"""Find offsets by time, and count records back from the end."""
+"""Find offsets by time and by epoch, and count records back from the end."""
 
-from pspf.format.batch import FLAG_CONTROL, HEADER_BYTES, batch_crc_of
+from pspf.format.batch import FLAG_CONTROL, HEADER_BYTES, batch_crc_of, header_fault, parse_header
 from pspf.format.index import UNKNOWN
 from pspf.format.segment import SEGMENT_HEADER_BYTES
 from pspf.log.index import read_index
@@ -8,7 +8,7 @@ from pspf.log.scan import hop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pspf.format.batch import Header
     from pspf.format.slots import Commit
@@ -102,57 +102,110 @@ def _offsets_and_times(
 
 
 def records_before_end(files: "PartitionFiles", commit: "Commit", start: int, count: int) -> int:
-    """The offset of the record ``count`` records before the visible end; ``start`` if there are fewer."""
+    """The offset of the record ``count`` records before the visible end; ``start`` if there are fewer.
+
+    Stretch by stretch backwards, each from one index entry to the next. A stretch is counted first; only in
+    the one where it lies is the record looked for, so that nothing is kept of the others.
+    """
     if count <= 0:
         return commit.visible_offset
-    end = commit.visible_offset
-    reach = count
-    while True:
-        low = max(start, end - reach)
-        batches = _batches(files, commit, low)
-        have = sum(h.count for _, _, h in batches)
-        if have >= count or low <= start:
-            break
-        reach *= 4
-    missing = count
-    for base, position, header in reversed(batches):
-        if header.count < missing:
-            missing -= header.count
-            continue
-        if header.span == header.count:
-            return max(start, header.next_offset - missing)
-        segment = files.open_segment(base)
+    bases = _segments_from(files, commit, start)
+    for number in range(len(bases) - 1, -1, -1):
+        limit = bases[number + 1] if number + 1 < len(bases) else commit.visible_offset
+        segment = files.open_segment(bases[number])
         if segment is None:
-            break
+            continue
         try:
-            offsets, _ = _offsets_and_times(files, segment, position, header)
+            stretch_end = end = _end_of(files, commit, segment)
+            places = [SEGMENT_HEADER_BYTES]
+            for entry in read_index(files, segment):
+                if places[-1] < entry.position < end and entry.base_offset < limit:
+                    if entry.base_offset <= start:
+                        places.clear()
+                    places.append(entry.position)
+            for place in reversed(places):
+                have = sum(h.count for _, h in _between(files, segment, place, stretch_end, start, limit))
+                if have >= count:
+                    skip = have - count
+                    for position, header in _between(files, segment, place, stretch_end, start, limit):
+                        if skip < header.count:
+                            return max(start, _nth(files, segment, position, header, skip))
+                        skip -= header.count
+                count -= have
+                stretch_end = place
         finally:
             files.disk.close(segment.fd)
-        return max(start, offsets[-missing] if len(offsets) >= missing else header.base_offset)
     return start
 
 
-def _batches(files: "PartitionFiles", commit: "Commit", low: int) -> "list[tuple[int, int, Header]]":
-    """Base of the segment, position and header of each batch with records from ``low`` to the visible end."""
-    found = []
-    bases = _segments_from(files, commit, low)
-    for number, base in enumerate(bases):
-        limit = bases[number + 1] if number + 1 < len(bases) else commit.visible_offset
-        segment = files.open_segment(base)
-        if segment is None:
-            continue
-        try:
-            end = _end_of(files, commit, segment)
-            at = SEGMENT_HEADER_BYTES
-            for entry in read_index(files, segment):
-                if entry.base_offset > low or entry.position >= end:
-                    break
-                at = entry.position
-            for position, header in hop(files.disk, segment.fd, segment.segment_id, at, end):
-                if header.base_offset >= limit:
-                    break
-                if header.count and not header.flags & FLAG_CONTROL and header.next_offset > low:
-                    found.append((base, position, header))
-        finally:
-            files.disk.close(segment.fd)
-    return found
+def _between(
+    files: "PartitionFiles", segment: "Segment", place: int, end: int, start: int, limit: int
+) -> "Iterator[tuple[int, Header]]":
+    """Batches of records in a stretch of bytes and of offsets."""
+    for position, header in hop(files.disk, segment.fd, segment.segment_id, place, end):
+        if header.base_offset >= limit:
+            return
+        if header.count and not header.flags & FLAG_CONTROL and header.next_offset > start:
+            yield position, header
+
+
+def _nth(files: "PartitionFiles", segment: "Segment", position: int, header: "Header", number: int) -> int:
+    """The offset of a batch's record, counted from 0."""
+    if header.span == header.count:
+        return header.base_offset + number
+    offsets, _ = _offsets_and_times(files, segment, position, header)
+    return offsets[number] if number < len(offsets) else header.base_offset
+
+
+def _header_at(files: "PartitionFiles", segment: "Segment", position: int) -> "Header | None":
+    data = files.disk.pread(segment.fd, HEADER_BYTES, position)
+    return None if header_fault(data, 0, segment.segment_id, position) else parse_header(data)
+
+
+def epoch_at_end(files: "PartitionFiles", commit: "Commit") -> int:
+    """The epoch in which the log goes on behind the end that ``commit`` names; -1: not known any more."""
+    segment = files.open_segment(commit.active_base)
+    if segment is None:
+        return -1
+    try:
+        header = segment.header
+        if header is None or header.generation > commit.generation:
+            return -1  # made anew since ``commit`` was read
+        # A new epoch in the middle of a segment begins with a batch that is durable before it counts.
+        last = _header_at(files, segment, commit.durable_last) if commit.durable_last else None
+        return max(header.epoch, last.epoch if last is not None else 0)
+    finally:
+        files.disk.close(segment.fd)
+
+
+def newer_epoch(files: "PartitionFiles", commit: "Commit", epoch: int, below: int) -> int:
+    """Where the first epoch above ``epoch`` begins, if that is below offset ``below``; otherwise ``below``.
+
+    Each cut of visible records begins a new epoch at the cut, so whoever has read up to ``below`` in
+    ``epoch`` has read records that are not in the log any more, from there on. The header of the active
+    segment knows all epochs up to its base, and epochs never go down within a segment.
+    """
+    segment = files.open_segment(commit.active_base)
+    if segment is None:
+        return below
+    try:
+        if segment.header is not None:
+            for number, offset in segment.header.epochs:
+                if number > epoch:
+                    return min(offset, below)
+        if segment.base >= below:
+            return below
+        at, end = SEGMENT_HEADER_BYTES, commit.visible_position
+        for entry in read_index(files, segment):
+            if entry.base_offset >= below or entry.position >= end:
+                break
+            there = _header_at(files, segment, entry.position)
+            if there is None or there.epoch > epoch:
+                break
+            at = entry.position
+        for _, header in hop(files.disk, segment.fd, segment.segment_id, at, end):
+            if header.epoch > epoch or header.base_offset >= below:
+                return min(header.base_offset, below)
+        return below
+    finally:
+        files.disk.close(segment.fd)

@@ -1,6 +1,11 @@
-"""A reader that comes first after a crash finishes what it can: adopts and publishes, but never cuts."""
+"""A reader that comes first after a crash finishes what it can: adopts and publishes, but never cuts.
+
+It does so only if it gets the append lock within two seconds. Who holds it longer is stopped, or has much to
+recover; who holds it at all lives, and finishes by himself what there is.
+"""
 
 import pspf
+from pspf.disk.atomic import leads_to
 from pspf.disk.real import CREATE, WRITE
 from pspf.format.segment import segment_name
 from pspf.log.files import PartitionFiles
@@ -13,12 +18,18 @@ if TYPE_CHECKING:
     from pspf.log.files import Identity
 
 
-def settle(files: PartitionFiles) -> int:
+HELD = -1
+"""What :func:`settle` returns when somebody else kept the append lock: nothing was looked at."""
+
+
+def settle(files: PartitionFiles, wait: bool = False) -> int:
     """Bring ``commit`` up to the log if nobody has the partition open for writing.
 
     Costs one open and two looks at file sizes when there is nothing to do.
 
-    :returns: bytes behind the published end that stay unsettled (torn, or we may not write); 0 usually.
+    :param wait: wait for who holds the append lock. Without it, only if no end is published at all.
+    :returns: bytes behind the published end that stay unsettled (torn, or we may not write), 0 usually; or
+        :data:`HELD`.
     """
     commit = files.read_commit()
     behind = _behind(files, commit)
@@ -33,7 +44,10 @@ def settle(files: PartitionFiles) -> int:
         from pspf.log.end import lock_record
         from pspf.log.recovery import Recovery
 
-        disk.lock(lock_fd)
+        if wait or commit is None:
+            disk.lock(lock_fd)
+        elif not disk.lock_soon(lock_fd):
+            return HELD  # up to the published end
         commit_fd = disk.open("commit", WRITE, files.dir_fd)
         try:
             if not disk.lock(commit_fd, wait=False):
@@ -59,7 +73,12 @@ def settle(files: PartitionFiles) -> int:
 
 
 def make_anew(disk: "Disk", identity: "Identity", dir_fd: int) -> None:
-    """Put an empty ``commit`` where there is none, for :func:`settle` to fill; it is derived."""
+    """Put an empty ``commit`` where there is none, for :func:`settle` to fill; it is derived.
+
+    :raises pspf.errors.TopicDeleted: it is missing because the partition is being deleted.
+    """
+    if not leads_to(disk, identity.path, dir_fd):
+        raise pspf.errors.TopicDeleted(f"cannot read '{identity.topic}'", "the topic was deleted or renamed")
     try:
         disk.close(disk.open("commit", CREATE, dir_fd))
     except OSError as error:
@@ -73,12 +92,13 @@ def _behind(files: PartitionFiles, commit: "Commit | None") -> int:
 
         if commit is None:
             return -1
-        if commit.flags & FLAG_POISONED and not commit.flags & FLAG_DELETED:
+        if commit.flags & FLAG_DELETED:
+            return 0
+        if commit.flags & (FLAG_POISONED | FLAG_DOUBT):
+            # An older slot, if somebody healed or decided since and a power cut took what he published.
             from pspf.log.recovery import is_healed
 
             return -1 if is_healed(files, commit) else 0
-        if commit.flags & (FLAG_DELETED | FLAG_DOUBT):
-            return 0
         if commit.flags & ~FLAG_LINKED:
             return -1
     if files.looks_settled(commit):

@@ -1,6 +1,4 @@
-"""Durability ``interval``: a thread that syncs what was appended, so that the bound holds when nobody
-appends any more.
-"""
+"""Durability ``interval``: what was appended is synced in time, also when nobody appends any more."""
 
 from _thread import start_new_thread
 from time import sleep
@@ -11,6 +9,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pspf.errors
     from pspf.log.writer import PartitionWriter
+
+
+def sync_in_time(writer: "PartitionWriter", end: int) -> None:
+    """Behind an append: sync, for all, if the oldest unsynced append of whomever is older than the interval;
+    otherwise see to it that somebody will.
+    """
+    oldest = writer.record.oldest_unsynced_ms
+    if oldest and writer.files.disk.now_ns() // 1_000_000 - oldest >= writer.identity.config.interval_ms:
+        writer.sync(end)
+    elif not writer.timed:
+        writer.timed = True
+        start_timer(writer)
 
 
 def start_timer(writer: "PartitionWriter") -> None:
@@ -24,9 +34,8 @@ def _run(writer: "PartitionWriter", interval_s: float) -> None:
         if writer.broken:
             return
         end = writer.next_offset
-        if writer.durable_end >= end:
-            continue
-        try:
-            writer.sync(end)
-        except pspf.errors.Error:
-            return  # the handle knows; its next append says so
+        if writer.durable_end < end:
+            try:
+                writer.sync(end)
+            except pspf.errors.Error:
+                pass  # a handle that can never sync is broken; otherwise the next interval tries again

@@ -1,13 +1,11 @@
 """Append to one partition: the commit protocol of many processes without a daemon.
 
-What happens to an append, and what a stop after each step leaves, is told step by step in ARCHITECTURE.md;
-the numbers in the
-comments below are the ones used there.
+ARCHITECTURE.md tells what happens to an append, and what a stop after each step leaves; the numbers in the
+comments are the ones used there.
 
 - The ``lock`` file's lock is the append lock; its record is the written end.
 - A shared lock on ``commit`` is *presence*: whoever gets it exclusively knows that nobody has had the
-    partition open
-  without a break, and recovers.
+  partition open without a break, and recovers.
 - Data is synced after the append lock is released, so that the kernel groups the syncs of all writers.
 - Nothing is acknowledged before the durable end in ``commit`` covers it.
 """
@@ -28,7 +26,7 @@ from pspf.format.slots import (
     Commit,
     parse_lock,
 )
-from pspf.log.end import Placed, lock_record, settled_end
+from pspf.log.end import Placed, copy_slot, lock_record, settled_end
 from pspf.log.files import Identity, PartitionFiles
 
 TYPE_CHECKING = False
@@ -37,16 +35,22 @@ if TYPE_CHECKING:
 
     import pspf.errors
     from pspf.disk.real import Disk
+    from pspf.log.index import Due
     from pspf.log.producers import ProducerCheck, ProducerState
     from pspf.log.recovery import Report
 
-UNSYNCED_LIMIT = 4 << 20
-"""Bytes that may be written and not synced, at any durability: bounds what recovery reads."""
-
-COMMIT_SYNC_BYTES = 16 << 20
+UNSYNCED_LIMIT = 4 << 20  # bytes that may be written and not synced, at any durability
+COMMIT_SYNC_BYTES, CLOSE_SYNC_BYTES = 16 << 20, 4 << 20
+"""``commit`` is synced after so many bytes, and at a close. Both bound what recovery reads."""
 SMALL_APPEND = 64 << 10
 INDEX_CHUNK = 256 << 10
 NO_TIME = -(1 << 63)
+
+
+def load_what_failures_need() -> None:
+    """Behind the first append, which has to start fast: later, the disk may be what fails, or descriptors."""
+    import pspf.errors
+    import pspf.log.others  # noqa: F401
 
 
 class PartitionWriter:
@@ -57,36 +61,11 @@ class PartitionWriter:
     """
 
     __slots__ = (
-        "_appended",
-        "_closed",
-        "_commit",
-        "_commit_raw",
-        "commit_unsynced",
-        "_doubt",
-        "durable_end",
-        "durable_position",
-        "end",
-        "_forks",
-        "_index_due",
-        "_max_time",
-        "generation",
-        "_gone",
-        "_mutex",
-        "poisoned",
-        "producers",
-        "raw",
-        "record",
-        "_retired",
-        "_sync_mutex",
-        "_syncing",
-        "_timed",
-        "_visible_at_write",
-        "_zeros_off",
-        "durability",
-        "files",
-        "identity",
-        "report",
-    )
+        "_appended", "_closed", "_commit", "_commit_raw", "_doubt", "_forks", "_gone", "_index_due",
+        "_max_time", "_retired", "_sync_mutex", "_syncing", "_visible_at_write", "_zeros_off",
+        "commit_unsynced", "durability", "durable_end", "durable_position", "end", "files", "generation",
+        "identity", "mutex", "poisoned", "producers", "raw", "record", "report", "timed",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -99,36 +78,34 @@ class PartitionWriter:
         self.identity = identity
         self.durability = durability or identity.config.durability
         self._visible_at_write = identity.config.durability != "sync"
-        self._mutex = allocate_lock()
+        self.mutex = allocate_lock()
         self._sync_mutex = allocate_lock()
         self._forks = real.forks
-        self._closed = self._gone = self._syncing = self._timed = False
+        self._closed = self._gone = self._syncing = self.timed = False
         self._retired: "list[int]" = []
-        self._index_due: "list[tuple[int, int, int, int, int | None]]" = []
+        self._index_due: "list[Due]" = []
         self._max_time: "int | None" = None  # greatest timestamp since the last index entry; None: not known
         self._commit_raw = b""
         self._commit: "Commit | None" = None
         self.poisoned = ""
-        self._appended = 0
-        self.commit_unsynced = 0
+        self._appended = self.commit_unsynced = 0
         self._zeros_off = not identity.config.preallocate or self.durability != "sync"
         self.producers: "ProducerState | None" = None
         self.report: "Report | None" = None
+        what = f"cannot open {identity} for appending"
         try:
             self.files = PartitionFiles(disk, identity, dir_fd, writable=True)
         except OSError as error:
-            raise pspf.errors.from_os(
-                error, f"cannot open {identity} for appending", identity.path
-            ) from error
+            raise pspf.errors.from_os(error, what, identity.path) from error
         try:
             self._open(tell)
-        except OSError as error:
+        except BaseException as error:
+            if hasattr(self, "end"):
+                disk.close(self.end.segment.fd)
             self.files.close()
-            raise pspf.errors.from_os(
-                error, f"cannot open {identity} for appending", identity.path
-            ) from error
-        except BaseException:
-            self.files.close()
+            if isinstance(error, OSError):
+                what = f"cannot open {identity} for appending"
+                raise pspf.errors.from_os(error, what, identity.path) from error
             raise
 
     # -- opening
@@ -144,18 +121,13 @@ class PartitionWriter:
                 raise self.deleted()
             zeros_end = 0
             flags = commit.flags if commit is not None else 0
-            if (
-                record is not None
-                and commit is not None
-                and not alone
-                and record.generation == commit.generation
-            ):
+            if record is not None and not alone:
                 flags |= record.flags  # flagged by one who died before it reached ``commit``
             if commit is not None and flags & FLAG_POISONED:
                 from pspf.log.recovery import heal
 
-                end, commit = heal(files, commit, tell)
-                fresh = lock_record(end, commit.generation, 0, 0)
+                self.end, commit = heal(files, commit, tell)
+                fresh = lock_record(self.end, commit.generation, 0, 0)
             elif (
                 alone
                 or commit is None
@@ -166,20 +138,19 @@ class PartitionWriter:
                 # Nobody else has it open, or one who died left a record that does not name the end.
                 settled = settled_end(files, commit) if alone else None
                 if settled is not None and commit is not None:
-                    end = settled
+                    self.end = settled
                 else:
                     from pspf.log.others import recover_end
 
-                    end, commit = recover_end(self, tell)
+                    self.end, commit = recover_end(self, tell)
                     if alone and self.report is not None and self.report.decision == "clean":
-                        zeros_end = disk.size(end.segment.fd)
-                fresh = lock_record(end, commit.generation, 0, zeros_end)
+                        zeros_end = disk.size(self.end.segment.fd)
+                fresh = lock_record(self.end, commit.generation, 0, zeros_end)
             else:
                 from pspf.log.others import end_of
 
-                end = end_of(self, record)
+                self.end = end_of(self, record)
                 fresh = record
-            self.end = end
             self.take_commit(commit)
             self.record = fresh
             self.raw = fresh.encode()
@@ -200,26 +171,13 @@ class PartitionWriter:
         finally:
             disk.unlock(files.lock_fd)
 
-    def publish_slot(self, slot: Commit, old: Commit) -> None:
-        """Write ``slot``, keeping what ``old`` says about the ends."""
-        for name in (
-            "active_base",
-            "visible_offset",
-            "durable_offset",
-            "visible_position",
-            "durable_position",
-            "durable_last",
-        ):
-            setattr(slot, name, getattr(old, name))
-        self.files.disk.pwrite(self.files.commit_fd, slot.encode(), slot.place)
-
     def take_commit(self, commit: Commit) -> None:
         self.durable_end = commit.durable_offset
         self.durable_position = commit.durable_position
         self.generation = commit.generation
         self._doubt = bool(commit.flags & FLAG_DOUBT)
 
-    def _usable(self) -> None:
+    def usable(self) -> None:
         if self._forks != real.forks:
             raise pspf.errors.UseAfterFork(
                 f"cannot use {self.identity}",
@@ -254,20 +212,7 @@ class PartitionWriter:
         """The written end as this handle last saw it."""
         return self.end.offset
 
-    def refreshed_end(self) -> int:
-        """The written end now, whoever wrote it."""
-        with self._mutex:
-            self._usable()
-            self.files.disk.lock(self.files.lock_fd)
-            try:
-                raw = self.files.disk.pread(self.files.lock_fd, 64, 0)
-                if raw != self.raw:
-                    self._refresh(raw)
-                return self.end.offset
-            finally:
-                self.files.disk.unlock(self.files.lock_fd)
-
-    def _refresh(self, raw: bytes) -> None:
+    def refresh(self, raw: bytes) -> None:
         """Somebody else wrote the ``lock`` record since we last did: take it over."""
         self._max_time = None
         record = parse_lock(raw)
@@ -305,15 +250,28 @@ class PartitionWriter:
         :raises pspf.errors.OffsetConflict: it would get another one.
         :raises pspf.errors.IOFailed: the operating system refused; the log is as it was.
         """
+        self.usable()
+        if self._appended == 1:
+            load_what_failures_need()
+        placed = self._write(encoded, expect_offset, producer)
+        if placed is None:  # it has to roll, and another thread syncs the segment: after that
+            with self._sync_mutex:
+                placed = self._write(encoded, expect_offset, producer)
+        assert placed is not None
+        return placed
+
+    def _write(
+        self, encoded: Encoded, expect_offset: "int | None", producer: "ProducerCheck | None"
+    ) -> "Placed | None":
         disk, files = self.files.disk, self.files
-        with self._mutex:  # 2: the mutex first, since two threads on one descriptor do not exclude each other
-            self._usable()
+        with self.mutex:  # 2: the mutex first, since two threads on one descriptor do not exclude each other
+            self.usable()
             try:
-                disk.lock(files.lock_fd)
-                try:
+                try:  # an interrupt may come just behind the lock
+                    disk.lock(files.lock_fd)
                     raw = disk.pread(files.lock_fd, 64, 0)  # 3
                     if raw != self.raw:
-                        self._refresh(raw)
+                        self.refresh(raw)
                     if self._doubt:
                         raise pspf.errors.Damaged(
                             f"cannot append to {self.identity}",
@@ -338,7 +296,7 @@ class PartitionWriter:
 
     def _write_locked(
         self, encoded: Encoded, expect_offset: "int | None", producer: "ProducerCheck | None"
-    ) -> Placed:
+    ) -> "Placed | None":
         end = self.end
         if producer is not None or self.producers is not None or end.producers != NO_TABLE:  # 4
             from pspf.log.producers import before_append
@@ -353,6 +311,10 @@ class PartitionWriter:
             )
         size = HEADER_BYTES + encoded.body_length
         if end.position + size > self.identity.config.segment_bytes and end.offset > end.segment.base:
+            # The kernel tells of a failed write-back once for each descriptor. Were it told to a sync that
+            # runs beside the one of the roll, the roll would publish what is lost.
+            if self._syncing:
+                return None
             from pspf.log.roll import roll
 
             roll(self)
@@ -380,6 +342,8 @@ class PartitionWriter:
             room = max(64 << 10, min(1 << 20, after >> 4))
             zeros_end = min(after + room, max(self.identity.config.segment_bytes, after))
             parts.append(bytes(zeros_end - after))
+        # Until the end is recorded this handle knows nothing: whatever interrupts it, it looks again.
+        before, self.raw = self.raw, b""
         try:
             if size < SMALL_APPEND and len(parts) < 4:
                 disk.pwrite(segment.fd, b"".join(parts), position)
@@ -392,6 +356,7 @@ class PartitionWriter:
             if zeros_end == record.zeros_end:
                 raise
             self._zeros_off = True  # no room for zeros ahead: without them it may still fit
+            self.raw = before
             return self.put(encoded, size)
         if self._visible_at_write and not record.oldest_unsynced_ms:
             record.oldest_unsynced_ms = append_ns // 1_000_000
@@ -403,8 +368,7 @@ class PartitionWriter:
         record.producers_position = end.producers = NO_TABLE if back == NO_TABLE else position - back
         record.last_append_ns = end.append_ns = append_ns
         last, record.last_position, end.last = end.last, position, position
-        raw, before = record.encode(), self.raw
-        self.raw = b""  # should this write fail, the next append takes the old record over again
+        raw = record.encode()
         try:
             disk.pwrite(self.files.lock_fd, raw, 0)  # 6
         except OSError as error:
@@ -415,9 +379,12 @@ class PartitionWriter:
         self.raw = raw
         self._appended += 1
         if self._visible_at_write:
-            self._publish_visible()
+            try:
+                self._publish_visible()
+            except OSError as error:
+                raise self._unknown("written, but showing them to readers failed", error) from error
         if not last or position // INDEX_CHUNK != last // INDEX_CHUNK:
-            self._index_due.append((segment.base, position, first, append_ns, self._max_time))
+            self._index_due.append((segment, position, first, append_ns, self._max_time))
             self._max_time = encoded.max_timestamp if encoded.count else NO_TIME
         elif encoded.count and self._max_time is not None and encoded.max_timestamp > self._max_time:
             self._max_time = encoded.max_timestamp
@@ -474,38 +441,39 @@ class PartitionWriter:
         :raises pspf.errors.Poisoned: the sync failed; nothing that was not acknowledged before is.
         :raises pspf.errors.OutcomeUnknown: durable, perhaps, but not published: not acknowledged.
         """
+        self.usable()
         with self._sync_mutex:  # one thread at a time syncs a descriptor
             if self.durable_end >= offset:
                 return
-            with self._mutex:
-                self._usable()
+            with self.mutex:
+                self.usable()
                 end, fd = self.end, self.end.segment.fd
                 target = (end.segment.base, end.offset, end.position, end.last)
                 self._syncing = True
             try:
                 self.files.disk.fdatasync(fd)  # 8, without the append lock
             except OSError as error:
-                from pspf.log.poison import poison
-
-                with self._mutex:
-                    poison(self, error.strerror or "sync failed")
+                self.poisoned = error.strerror or "sync failed"  # first, and without anything that can fail
+                with self.mutex:
+                    self.poison()
                 raise self.poisoned_error() from error
             finally:
                 self._syncing = False
                 while self._retired:
                     self.files.disk.close(self._retired.pop())
-            with self._mutex:
+            with self.mutex:
                 self._publish_durable(target)  # 9
 
     def _publish_durable(self, target: "tuple[int, int, int, int]") -> None:
         files, disk = self.files, self.files.disk
         base, offset, position, last = target
         try:
-            disk.lock(files.lock_fd)
             try:
+                disk.lock(files.lock_fd)
                 commit = self.current_commit()
                 if commit.durable_offset < offset:
-                    # Of this generation, so ``base`` is still the active segment: a roll publishes all of the old.
+                    # ``base`` is still the active segment: a roll publishes all of the old one.
+                    disk.update_times(files.commit_fd)  # fails if the sync succeeded for an aborted journal
                     visible = commit.visible_offset > offset
                     slot = Commit(
                         commit.sequence + 1,
@@ -533,32 +501,54 @@ class PartitionWriter:
                 self.commit_unsynced = 0
                 disk.fdatasync(files.commit_fd)
         except OSError as error:
-            raise pspf.errors.OutcomeUnknown(
-                f"cannot acknowledge records of {self.identity}",
-                f"they are on disk, but saying so failed: {error.strerror}",
-                f"{self.identity.path}/commit",
-                f"look at the end of the topic with: pspf tail {self.identity.topic}",
-            ) from error
+            raise self._unknown("on disk, but saying so failed", error) from error
 
     def acknowledge(self, placed: Placed) -> None:
         """Make a batch as durable as this writer's level says, and bound what is left unsynced."""
         if self.durability == "sync":
             self.sync(placed.end)
             return
-        if placed.unsynced > UNSYNCED_LIMIT or self._overdue():
+        if placed.unsynced > UNSYNCED_LIMIT:
             self.sync(placed.end)
-        elif self.durability == "interval" and not self._timed:
-            from pspf.log.timer import start_timer
+        elif self.durability == "interval":
+            from pspf.log.timer import sync_in_time
 
-            self._timed = True
-            start_timer(self)
+            sync_in_time(self, placed.end)
 
-    def _overdue(self) -> bool:
-        """Durability ``interval``: the oldest unsynced append, by whomever, is older than the interval."""
-        oldest = self.record.oldest_unsynced_ms
-        if self.durability != "interval" or not oldest:
-            return False
-        return self.files.disk.now_ns() // 1_000_000 - oldest >= self.identity.config.interval_ms
+    def _unknown(self, how_far: str, error: OSError) -> "pspf.errors.OutcomeUnknown":
+        return pspf.errors.OutcomeUnknown(
+            f"cannot acknowledge records of {self.identity}",
+            f"they are {how_far}: {error.strerror}",
+            f"{self.identity.path}/commit",
+            f"look at the end of the topic with: pspf tail {self.identity.topic}",
+        )
+
+    def poison(self) -> None:
+        """Flag the partition before the failed sync is told: nobody may acknowledge what it lost."""
+        try:
+            try:
+                self.files.disk.lock(self.files.lock_fd)
+                self.poison_locked(self.poisoned)
+            finally:
+                self.files.disk.unlock(self.files.lock_fd)
+        except OSError:
+            pass  # this handle is dead all the same; the others meet the same disk
+
+    def poison_locked(self, why: str) -> None:
+        """As :meth:`poison`, with the append lock held. All that it needs is in memory already."""
+        self.poisoned = why
+        files = self.files
+        try:
+            _, record = files.read_lock()
+            if record is not None and record.generation == self.generation:
+                record.flags |= FLAG_POISONED
+                files.disk.pwrite(files.lock_fd, record.encode(), 0)
+            commit = files.read_commit()
+            if commit is not None and commit.generation == self.generation:
+                slot = copy_slot(commit, flags=commit.flags | FLAG_POISONED)
+                files.disk.pwrite(files.commit_fd, slot.encode(), slot.place)
+        except (OSError, pspf.errors.Error):
+            pass  # the next opener, alone, reads everything back from the disk anyway
 
     def append(
         self,
@@ -581,16 +571,23 @@ class PartitionWriter:
             self._closed = True
             return
         try:
-            if not self.poisoned and self.durable_end < self.end.offset and self._appended:
+            if not (self.poisoned or self._gone) and self.durable_end < self.end.offset and self._appended:
                 self.sync(self.end.offset)
         finally:
-            with self._mutex:
-                self._closed = True
-                try:
-                    if not self.poisoned and self.record.zeros_end > self.end.position:
-                        from pspf.log.others import trim_zeros
+            self._let_go()
 
-                        trim_zeros(self)
-                finally:
-                    self.files.disk.close(self.end.segment.fd)
-                    self.files.close()
+    def _let_go(self) -> None:
+        with self._sync_mutex, self.mutex:  # no descriptor is closed under a sync of another thread
+            if self._closed:
+                return  # by another thread
+            self._closed = True
+            try:
+                zeros = self.record.zeros_end > self.end.position
+                if zeros or self.commit_unsynced >= CLOSE_SYNC_BYTES:
+                    from pspf.log.others import tidy_up
+
+                    tidy_up(self, zeros)
+            finally:
+                for fd in (*self._retired, self.end.segment.fd):
+                    self.files.disk.close(fd)
+                self.files.close()

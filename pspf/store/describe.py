@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 _BLOCK = 512
 
 
-class PartitionInfo:
+class _Shown:
+    """What prints as its fields."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        names: "tuple[str, ...]" = type(self).__slots__
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({fields})"
+
+
+class PartitionInfo(_Shown):
     """One partition of a topic.
 
     :param start: log start offset. :param end: offset that the next visible record gets.
@@ -66,7 +77,7 @@ class PartitionInfo:
         self.state = "empty"
 
 
-class TopicInfo:
+class TopicInfo(_Shown):
     """A topic and all its partitions, also those that nothing was ever appended to."""
 
     __slots__ = ("config", "created_ms", "name", "partitions", "topic_id")
@@ -86,7 +97,7 @@ class TopicInfo:
         self.partitions = partitions
 
 
-class TopicStats:
+class TopicStats(_Shown):
     """A topic as one row: sums over its partitions, and the earliest and latest of their times."""
 
     __slots__ = ("bytes", "first_ms", "last_ms", "name", "partitions", "records")
@@ -99,7 +110,7 @@ class TopicStats:
         self.last_ms: "int | None" = None
 
 
-class Usage:
+class Usage(_Shown):
     """Where the bytes of a partition are.
 
     :param log_bytes: segments up to their ends. :param index_bytes: what can be rebuilt.
@@ -159,8 +170,10 @@ def stats(store: "Store", name: str) -> TopicStats:
         return row
 
 
-def usage(store: "Store", names: "list[str] | None" = None) -> "list[Usage]":
+def usage(store: "Store", names: "list[str] | str | None" = None) -> "list[Usage]":
     """Bytes on disk, a row for each partition that was ever appended to."""
+    if isinstance(names, str):
+        names = [names]
     rows = []
     for name in names if names is not None else store.topics():
         try:

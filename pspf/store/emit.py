@@ -140,6 +140,7 @@ def emit(
     from_nth: "int | None" = None,
     on_note: "Callable[[str], None] | None" = None,
     stop: "Callable[[], bool] | None" = None,
+    more_files: "Callable[[int], None] | None" = None,
 ) -> EmitReport:
     """Write the selected records of ``topic`` to ``fd``.
 
@@ -151,6 +152,7 @@ def emit(
     :param on_note: told, in a line, what the user should know.
     :param stop: asked between pieces, and 10 times a second while waiting; true ends it cleanly. A signal
         handler that has to break off a write to a full pipe raises instead.
+    :param more_files: as :class:`pspf.store.reading.Stream` takes it.
     :raises BrokenPipeError: nobody reads ``fd`` any more.
     :raises pspf.errors.NoSuchTopic: there is no such topic, and ``follow`` is not set.
     :raises pspf.errors.TopicDeleted: it was deleted meanwhile; what was read before was written.
@@ -187,7 +189,7 @@ def emit(
     from pspf.store.reading import Stream
 
     render = renderer(how, topic, escape)
-    stream = Stream(store, topic, selection, follow, last, from_nth, on_note, stop)
+    stream = Stream(store, topic, selection, follow, last, from_nth, on_note, stop, more_files)
     report.damage = stream.damage
     try:
         while True:

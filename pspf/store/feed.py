@@ -13,7 +13,8 @@ from _thread import allocate_lock, start_new_thread
 import pspf
 from pspf.format.encode import encode_lines
 from pspf.log.writer import UNSYNCED_LIMIT
-from pspf.model import Appended
+from pspf.model import MAX_BATCH_RECORDS, Appended
+from pspf.store.topics import check_durability
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,9 +132,20 @@ class FeedOptions:
 
 
 class FeedReport:
-    """What became of the input. ``partial``: bytes of a line that a signal cut short, not appended."""
+    """What became of the input. ``partial``: bytes of a line that a signal cut short, not appended.
+    ``first_invalid``: where the first of the ``invalid`` ones stands.
+    """
 
-    __slots__ = ("bytes", "duplicates", "interrupted", "invalid", "partial", "records", "skipped")
+    __slots__ = (
+        "bytes",
+        "duplicates",
+        "first_invalid",
+        "interrupted",
+        "invalid",
+        "partial",
+        "records",
+        "skipped",
+    )
 
     def __init__(self) -> None:
         self.records = 0
@@ -141,6 +153,7 @@ class FeedReport:
         self.skipped = 0
         self.duplicates = 0
         self.invalid = 0
+        self.first_invalid = ""
         self.partial = 0
         self.interrupted = False
 
@@ -234,17 +247,17 @@ class Feed:
 
     __slots__ = (
         "_behind",
-        "_line",
-        "_name",
-        "_topic",
         "compress",
+        "dropped",
         "intake",
+        "line",
+        "name",
         "on_batch",
         "options",
         "report",
         "stop",
         "store",
-        "topic_name",
+        "topic",
     )
 
     def __init__(
@@ -256,15 +269,14 @@ class Feed:
         stop: "Callable[[], bool] | None",
     ) -> None:
         self.store = store
-        self._topic = topic
-        self.topic_name = topic.name
+        self.topic = topic
         self.options = options
         self.on_batch = on_batch
         self.stop = stop
         self.report = FeedReport()
         self.compress = topic.config.compression == "zstd"
-        self._name = ""
-        self._line = 0
+        self.name = ""
+        self.line = self.dropped = 0
         self._behind = SyncBehind(on_batch)
         self.intake: "Intake | None" = None
 
@@ -272,7 +284,7 @@ class Feed:
 
     def put(self, partition: int, encoded: "Encoded", check: "ProducerCheck | None" = None) -> None:
         """Write one batch; it is acknowledged by the next :meth:`settle`."""
-        writer = self.store.partition_writer(self._topic, partition, self.options.durability)
+        writer = self.store.partition_writer(self.topic, partition, self.options.durability)
         expect = self.options.expect_offset
         placed = writer.write(encoded, expect, check)
         if expect is not None:
@@ -284,7 +296,7 @@ class Feed:
         told = None
         if encoded.count and self.on_batch is not None:
             told = Appended(
-                self.topic_name, partition, placed.first, placed.last, writer.durability, placed.duplicate
+                self.topic.name, partition, placed.first, placed.last, writer.durability, placed.duplicate
             )
         self._behind.add(writer, placed, encoded.body_length, told)
 
@@ -302,7 +314,7 @@ class Feed:
         else:
             from pspf.store.intake import Intake
 
-            self.intake = Intake(self, self._topic)
+            self.intake = Intake(self, self.topic)
             consume = self.intake.consume
         try:
             for source in sources:
@@ -311,9 +323,12 @@ class Feed:
                 self._source(source, consume)
             if self.intake is not None:
                 self.intake.finish()
-        except pspf.errors.Malformed as error:
+        except (pspf.errors.Malformed, pspf.errors.OffsetConflict) as error:
             self.settle()
-            error.why += f"; {counted(self.report.records)} appended"
+            if self.report.records or isinstance(error, pspf.errors.Malformed):
+                from pspf.store.refuse import counted
+
+                error.why += f"; {counted(self.report.records)} appended"
             raise
         except BaseException:
             self._settle_what_we_can()
@@ -352,6 +367,7 @@ class Feed:
         except OSError:
             ready = None  # a kind of file that cannot be waited for
         chunk = 1 << 62 if self.options.whole else CHUNK_BYTES
+        limit = self.topic.config.max_record_bytes + CHUNK_BYTES
         data = b""
         grown = False
         while True:
@@ -380,26 +396,26 @@ class Feed:
                 grow_pipe(fd)
             data = data + more if data else more
             self.report.bytes += len(more)
+            if self.dropped:
+                data = self._drop(data, False, name)
             if len(data) >= chunk:
                 data = data[consume(data, False, name) :]
-            if len(data) > self._topic.config.max_record_bytes + CHUNK_BYTES:
-                raise self.too_large(len(data), name)
+            if len(data) > limit:
+                data = self._drop(data, False, name)
         if not self.report.interrupted:
-            if data or self.options.whole:
+            if self.dropped:
+                self._drop(data, True, name)
+            elif data or self.options.whole:
                 consume(data, True, name)
             return
         used = consume(data, False, name) if data and not self.options.whole else 0
-        self.report.partial += len(data) - used
+        self.report.partial += self.dropped + len(data) - used
+        self.dropped = 0
 
-    def too_large(self, size: int, where: str) -> "pspf.errors.RecordTooLarge":
-        """The error for a record that is above the topic's limit."""
-        return pspf.errors.RecordTooLarge(
-            f"cannot append to '{self.topic_name}'",
-            f"a record of at least {size} bytes is above max_record_bytes"
-            f" ({self._topic.config.max_record_bytes})",
-            where,
-            f"pspf topic alter {self.topic_name} --max-record-bytes {size}",
-        )
+    def _drop(self, data: bytes, last: bool, name: str) -> bytes:
+        from pspf.store.refuse import drop
+
+        return drop(self, data, last, name)
 
     # -- the common case: lines as they are
 
@@ -414,51 +430,33 @@ class Feed:
         region = data if end == len(data) else data[:end]
         lines = region.split(b"\n")
         lines.pop()
-        if name != self._name:
-            self._name, self._line = name, 0
+        if name != self.name:
+            self.name, self.line = name, 0
         if (
-            end > self._topic.config.max_record_bytes
-            and max(map(len, lines)) > self._topic.config.max_record_bytes
+            end > self.topic.config.max_record_bytes
+            and max(map(len, lines)) > self.topic.config.max_record_bytes
         ):
-            self._around_large(region, lines)
+            from pspf.store.refuse import around_large
+
+            around_large(self, region, lines)
         else:
-            self._put_lines(region, lines)
-        self._line += len(lines)
+            self.put_lines(region, lines)
+        self.line += len(lines)
         return end
 
-    def _put_lines(self, region: bytes, lines: "list[bytes]") -> None:
+    def put_lines(self, region: bytes, lines: "list[bytes]") -> None:
+        if len(lines) > MAX_BATCH_RECORDS:  # most of them empty
+            cut = sum(map(len, lines[:MAX_BATCH_RECORDS])) + MAX_BATCH_RECORDS
+            self.put_lines(region[:cut], lines[:MAX_BATCH_RECORDS])
+            self.put_lines(region[cut:], lines[MAX_BATCH_RECORDS:])
+            return
         timestamp = self.options.timestamp_ms
         if timestamp is None:
             timestamp = self.store.disk.now_ns() // 1_000_000
         partition = self.options.partition
         if partition is None:
-            partition = self.store.place(self._topic, None)
+            partition = self.store.place(self.topic, None)
         self.put(partition, encode_lines(region, lines, timestamp, self.compress))
-
-    def _around_large(self, region: bytes, lines: "list[bytes]") -> None:
-        """The lines between those that are too large; the first of them is an error, unless they are left
-        out.
-        """
-        limit = self._topic.config.max_record_bytes
-        start = first = at = 0
-        for number, line in enumerate([*lines, b""]):
-            if number < len(lines) and len(line) <= limit:
-                at += len(line) + 1
-                continue
-            if number > first:
-                self._put_lines(region[start:at], lines[first:number])
-            if number == len(lines):
-                return
-            if not self.options.skip_invalid:
-                raise self.too_large(len(line), f"{self._name}, line {self._line + number + 1}")
-            self.report.invalid += 1
-            at += len(line) + 1
-            start, first = at, number + 1
-
-
-def counted(records: int) -> str:
-    """``1 record before it was``, ``7 records before it were``."""
-    return "1 record before it was" if records == 1 else f"{records} records before it were"
 
 
 def _unreadable(error: OSError, name: str) -> "pspf.errors.Error":
@@ -487,11 +485,21 @@ def feed(
     :param on_created: called with the topic's name if it was made now.
     :param stop: polled; true ends the input (complete lines are appended).
     :raises pspf.errors.Malformed: at some line; everything before it is appended and durable.
+    :raises pspf.errors.Usage: options that mean nothing.
     """
     options = options or FeedOptions()
+    check_durability(topic_name, options.durability)
+    if options.timestamp_field is not None:
+        from pspf.store.refuse import check_field
+
+        check_field(topic_name, options.timestamp_field)
     topic, made = store.ensure_topic(topic_name, options.create)
     if made and on_created is not None:
         on_created(topic_name)
+    if options.expect_offset is not None and options.partition is None:
+        from pspf.store.refuse import check_expectation
+
+        check_expectation(topic)
     if options.partition is not None and not 0 <= options.partition < topic.config.partitions:
         raise store.no_such_partition(topic, options.partition)
     run = Feed(store, topic, options, on_batch, stop)

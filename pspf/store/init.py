@@ -43,6 +43,7 @@ def create_store(disk: Disk, path: str, shared: "str | bool | None" = None, forc
     If we die half-way, the directory holds nothing but our own names and no ``store.toml``: the next call
     finishes.
     """
+    gid = _group(shared) if isinstance(shared, str) else -1
     if shared:
         disk.umask_mode = 0o660
     try:
@@ -67,7 +68,7 @@ def create_store(disk: Disk, path: str, shared: "str | bool | None" = None, forc
             if "reserve" not in names:
                 _reserve(disk, dir_fd)
             if shared:
-                _share(path, shared)
+                _share(path, gid)
             values: "dict[str, str | int | bool]" = {
                 "format_version": FORMAT_VERSION,
                 "store_id": os.urandom(16).hex(),
@@ -80,7 +81,6 @@ def create_store(disk: Disk, path: str, shared: "str | bool | None" = None, forc
             )
         finally:
             disk.close(dir_fd)
-        _sync_parent(disk, path)
     except OSError as error:
         raise errors.from_os(error, "cannot make a store", path) from error
     return True
@@ -129,14 +129,23 @@ def _reserve(disk: Disk, dir_fd: int) -> None:
         disk.close(fd)
 
 
-def _share(path: str, shared: "str | bool") -> None:
-    if isinstance(shared, str):
-        import grp
+def _group(name: str) -> int:
+    """Looked up before anything is made: a store half-made would be in the way of the next attempt."""
+    import grp
 
-        try:
-            gid = grp.getgrnam(shared).gr_gid
-        except KeyError:
-            raise errors.Usage("cannot share the store", f"no group is named '{shared}'") from None
+    what = "cannot share the store"
+    try:
+        gid = grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise errors.Usage(what, f"no group is named '{name}'", "", "getent group lists them") from None
+    if os.geteuid() and gid not in (os.getegid(), *os.getgroups()):
+        why = f"uid {os.geteuid()} is no member of the group '{name}'"
+        raise errors.Denied(what, why, "", f"id lists your groups, or as root: usermod -aG {name} USER")
+    return gid
+
+
+def _share(path: str, gid: int) -> None:
+    if gid >= 0:
         os.chown(path, -1, gid)
         os.chown(path + "/topics", -1, gid)
         os.chown(path + "/reserve", -1, gid)

@@ -5,7 +5,11 @@ Nothing is trusted and nothing is raised for damage: a row shows what is wrong, 
 next batch that can be found. Only headers are checked and decoded; of a body, its CRC.
 """
 
+from os.path import realpath
+from stat import S_ISREG
+
 from pspf import errors
+from pspf.disk.real import Disk
 from pspf.format import batch as b
 from pspf.format.segment import (
     REASON_DAMAGE,
@@ -25,7 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pspf.disk.real import Disk
     from pspf.store.store import Store
 
 KINDS = {
@@ -34,6 +37,7 @@ KINDS = {
     b.KIND_TABLE: "producers",
     b.KIND_GAP: "gap",
     b.KIND_EPOCH: "epoch",
+    b.KIND_PRODUCERS: "producers-added",
 }
 CODECS = {b.CODEC_NONE: "none", b.CODEC_ZSTD: "zstd"}
 FLAGS = {
@@ -46,6 +50,7 @@ FLAGS = {
     b.FLAG_LINES: "lines",
     b.FLAG_SOURCE: "source",
 }
+NEWER = "written by a newer version of PSPF"
 REASONS = {REASON_FIRST: "first", REASON_ROLL: "roll", REASON_HEAL: "heal", REASON_DAMAGE: "damage"}
 
 
@@ -65,9 +70,19 @@ def inspect(
     return _partition(store, target, partition, segment)
 
 
+def inspect_file(path: str, disk: "Disk | None" = None) -> "Iterator[dict[str, object]]":
+    """The rows of a segment file, wherever it is; no store is needed. Symlinks are followed: the path is the
+    caller's.
+    """
+    return _file(disk or Disk(), path)
+
+
 def _file(disk: "Disk", path: str) -> "Iterator[dict[str, object]]":
+    real = realpath(path)
     try:
-        fd = disk.open(path)
+        if not S_ISREG(disk.stat_name(real).st_mode):
+            raise errors.Usage(f"cannot inspect {path}", "it is no file", "", "pspf inspect TOPIC, or a path")
+        fd = disk.open(real)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             missing = errors.NoSuchTopic(
@@ -88,7 +103,7 @@ def _partition(
 ) -> "Iterator[dict[str, object]]":
     with TopicView(store, name) as topic_view:
         if not 0 <= partition < topic_view.topic.config.partitions:
-            raise store.no_such_partition(topic_view.topic, partition)
+            raise store.no_such_partition(topic_view.topic, partition, reading=True)
         view = topic_view.partition(partition)
         if view is None:
             return
@@ -120,7 +135,7 @@ def _segment(disk: "Disk", fd: int, path: str) -> "Iterator[dict[str, object]]":
     row: "dict[str, object]" = {"type": "segment", "path": path, "bytes": size, "header": fault or "ok"}
     segment_id, chain, offset = 0, None, 0
     if fault == "newer":
-        row["header"] = "written by a newer version of PSPF"
+        row["header"] = NEWER
     if not fault:
         header = parse_segment(block)
         segment_id, chain, offset = header.segment_id, header.crc, header.base

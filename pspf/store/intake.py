@@ -8,6 +8,9 @@ import pspf
 from pspf.format.batch import FLAG_CONTROL, KIND_GAP, Encoded
 from pspf.format.crc import crc32
 from pspf.format.encode import encode_records, headers_bytes
+from pspf.log.others import end_now
+from pspf.model import MAX_BATCH_RECORDS
+from pspf.store.refuse import left_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,17 +23,31 @@ if TYPE_CHECKING:
 _MAX_GAP = 0xFFFFFFFF
 """The offsets that one batch can span."""
 _MAX_JUMP = 1024 * _MAX_GAP
-"""The offsets that may be left out before a record: beyond that it is a mistake, and would only cost space."""
+"""The offsets that may be left out before a record: more would be a mistake, and only cost space."""
 
 
 class Item:
-    """One record on its way in. ``end`` is its end in the input, in bytes from the input's start."""
+    """One record on its way in. ``start``, ``text_end`` and ``end`` (behind its separator) are where it lies,
+    in bytes from the input's start.
+    """
 
-    __slots__ = ("end", "headers", "key", "number", "offset", "partition", "start", "timestamp_ms", "value")
+    __slots__ = (
+        "end",
+        "headers",
+        "key",
+        "number",
+        "offset",
+        "partition",
+        "start",
+        "text_end",
+        "timestamp_ms",
+        "value",
+    )
 
-    def __init__(self, number: int, start: int, end: int) -> None:
+    def __init__(self, number: int, start: int, text_end: int, end: int) -> None:
         self.number = number
         self.start = start
+        self.text_end = text_end
         self.end = end
         self.value: "bytes | None" = None
         self.key: "bytes | None" = None
@@ -38,6 +55,10 @@ class Item:
         self.timestamp_ms: "int | None" = None
         self.partition: "int | None" = None
         self.offset: "int | None" = None
+
+    def within(self, position: int) -> bool:
+        """Whether all of it but its separator lies before ``position``."""
+        return self.start < position and self.text_end <= position
 
 
 class Invalid(ValueError):
@@ -65,7 +86,7 @@ class Intake:
         if feed.options.producer is not None:
             from pspf.store.resume import Resume
 
-            self._resume = Resume(feed.store, topic, feed.options.producer, feed.options.new_source)
+            self._resume = Resume(feed.store, topic, feed.options.producer, feed.options)
 
     # -- chunks
 
@@ -77,18 +98,24 @@ class Intake:
         self._now = self._feed.store.disk.now_ns() // 1_000_000
         separator = b"\n" if options.json else options.separator
         if options.whole:
-            pieces, end, tail = [data], len(data), 0
+            pieces, tail = [data], 0
+            if self._resume is not None:
+                # Its end counts as a byte of the input: else the position would not tell of an empty file.
+                data, tail = data + b"\0", 1
+            end = len(data)
         else:
-            found = data.rfind(separator)
-            end = found + len(separator) if found >= 0 else 0
             tail = len(separator)
-            pieces = data[:end].split(separator)
-            pieces.pop()
+            # From the left: a separator such as '||' can be found at two places in '|||'.
+            pieces = data.split(separator)
+            end = len(data) - len(pieces.pop())
             if last and end < len(data):
                 pieces.append(data[end:])
                 end = len(data)
         if not pieces:
             return 0
+        if len(pieces) > MAX_BATCH_RECORDS:  # most of them empty
+            cut = sum(map(len, pieces[:MAX_BATCH_RECORDS])) + MAX_BATCH_RECORDS * tail
+            return self.consume(data[:cut], False, name) + self.consume(data[cut:], last, name)
         start = self._position
         crc_before = self._crc
         if self._resume is not None:
@@ -97,7 +124,7 @@ class Intake:
         self._position = start + end
         items, fault = self._parse(pieces, start, tail, start + end)
         if self._resume is not None:
-            items = self._resume.only_new(items, tail, self._feed)
+            items = self._resume.only_new(items, self._feed)
         stop_at = self._position
         if fault is not None and self._resume is not None:
             # What is recorded as done must end before the malformed record.
@@ -108,12 +135,29 @@ class Intake:
             raise fault
         return end
 
+    def drop(self, data: bytes, ended: bool, name: str) -> None:
+        """Pass over input that belongs to a record which is left out; ``ended``: up to its end."""
+        if name != self._name:
+            self._name, self._line = name, 0
+        if self._resume is not None:
+            if ended and self._options.whole:
+                data += b"\0"
+            self._resume.check_prefix(data, self._position, self._crc)
+            self._crc = crc32(data, self._crc)
+        self._position += len(data)
+        if ended:
+            self._line += 1
+
+    def next_record(self, name: str) -> str:
+        """Where the record stands that comes next."""
+        return self._place_of(name, 1 + (self._line if name == self._name else 0))
+
     def finish(self) -> None:
         """The input has ended."""
         if self._resume is not None and not self._feed.report.interrupted:
             self._resume.check_end(self._position)
             for items, position, crc in self._resume.release():
-                self._put_now(items, position, crc)
+                self._put_held(items, position, crc)
 
     def close(self) -> None:
         """Give a producer's name back."""
@@ -132,7 +176,7 @@ class Intake:
         for piece in pieces:
             after = min(at + len(piece) + tail, end)
             self._line += 1
-            item = Item(self._line, at, after)
+            item = Item(self._line, at, at + len(piece), after)
             at = after
             try:
                 parse(item, piece)
@@ -146,7 +190,7 @@ class Intake:
                     )
             except (Invalid, ValueError, pspf.errors.RecordTooLarge) as error:
                 if options.skip_invalid:
-                    self._feed.report.invalid += 1
+                    left_out(self._feed.report, self._where(item))
                     continue
                 if isinstance(error, pspf.errors.RecordTooLarge):
                     return items, error
@@ -160,8 +204,13 @@ class Intake:
         return items, None
 
     def _where(self, item: Item) -> str:
-        unit = "file" if self._options.whole else "line" if self._options.separator == b"\n" else "record"
-        return self._name if unit == "file" else f"{self._name}, {unit} {item.number}"
+        return self._place_of(self._name, item.number)
+
+    def _place_of(self, name: str, number: int) -> str:
+        if self._options.whole:
+            return name
+        unit = "line" if self._options.separator == b"\n" else "record"
+        return f"{name}, {unit} {number}"
 
     # -- one record
 
@@ -243,7 +292,12 @@ class Intake:
         resume.hold(items, position, self._crc)
         if position >= resume.verified_from:
             for held, at, crc in resume.release():
-                self._put_now(held, at, crc)
+                self._put_held(held, at, crc)
+
+    def _put_held(self, items: "list[Item]", position: int, crc: int) -> None:
+        assert self._resume is not None
+        self._resume.settle(position, self._feed)
+        self._put_now(items, position, crc)
 
     def _put_now(self, items: "list[Item]", position: int, crc: int) -> None:
         by_partition: "dict[int, list[Item]]" = {}
@@ -255,6 +309,9 @@ class Intake:
                 if self._options.preserve:
                     self._keep_offset(item, partition, ends)
             except pspf.errors.Error as error:
+                if self._options.skip_invalid and isinstance(error, pspf.errors.Malformed):
+                    left_out(self._feed.report, self._where(item))
+                    continue
                 fault = error  # what came before it is appended all the same
                 break
             by_partition.setdefault(partition, []).append(item)
@@ -275,7 +332,7 @@ class Intake:
         if end is None:
             self._feed.settle()
             writer = self._feed.store.partition_writer(self._topic, partition, self._options.durability)
-            end = writer.refreshed_end()
+            end = end_now(writer)
         if item.offset is None:
             item.offset = end
         if item.offset < end:
@@ -283,14 +340,14 @@ class Intake:
                 f"cannot keep offset {item.offset} in {self._topic.name}/{partition}",
                 f"the log already reaches to {end - 1}",
                 self._where(item),
-                "append without --preserve, or to an empty topic",
+                "append without --preserve, or leave such records out with: --skip-invalid",
             )
         if item.offset - end > _MAX_JUMP:
             raise pspf.errors.Malformed(
                 f"cannot keep offset {item.offset} in {self._topic.name}/{partition}",
                 f"the log ends at {end}, and at most {_MAX_JUMP} offsets may be left out",
                 self._where(item),
-                "append without --preserve",
+                "append without --preserve, or leave such records out with: --skip-invalid",
             )
         ends[partition] = item.offset + 1
 
@@ -299,10 +356,14 @@ class Intake:
             return self._options.partition
         if item.partition is not None:
             if not 0 <= item.partition < self._topic.config.partitions:
-                raise self._feed.store.no_such_partition(self._topic, item.partition)
+                raise pspf.errors.Malformed(
+                    f"no partition {item.partition} in topic '{self._topic.name}'",
+                    f"it has {self._topic.config.partitions}, numbered from 0",
+                    self._where(item),
+                    f"pspf topic add-partitions {self._topic.name} -n N, or leave such records out with:"
+                    " --skip-invalid",
+                )
             return item.partition
-        if self._resume is not None:
-            return self._resume.place(item)
         return self._feed.store.place(self._topic, item.key)
 
     def _encode(self, items: "list[Item]", deltas: "list[int] | None" = None) -> Encoded:
@@ -323,7 +384,7 @@ class Intake:
         feed = self._feed
         writer = feed.store.partition_writer(self._topic, partition, self._options.durability)
         offsets = [item.offset or 0 for item in items]
-        end = writer.refreshed_end()
+        end = end_now(writer)
         start = 0
         while start < len(items):
             base = offsets[start]

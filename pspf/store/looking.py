@@ -5,6 +5,8 @@ number of writers. So it opens the directory itself, takes ``commit``, ``lock`` 
 that instant, and treats what does not check as not there.
 """
 
+from stat import S_ISDIR
+
 from pspf import errors
 from pspf.disk.real import READ, Disk
 from pspf.format.slots import (
@@ -126,6 +128,19 @@ class TopicView:
                 ) from None
             raise errors.from_os(error, f"cannot read {topic.name}/{number}", path) from None
         return PartitionView(disk, topic.identity(number, f"{self.store.path}/quarantine"), dir_fd)
+
+
+def topic_names(store: "Store") -> "list[str]":
+    """Names of what can be topics, sorted: directories with a topic's name, and no symlinks."""
+    names = []
+    for name in sorted(store.disk.listdir(store.topics_fd)):
+        try:
+            check_name(name)
+            if S_ISDIR(store.disk.stat_name(name, store.topics_fd).st_mode):
+                names.append(name)
+        except (errors.BadName, FileNotFoundError):
+            continue  # somebody else's, a create or delete that is not done, or deleted while we looked
+    return names
 
 
 def is_partition_name(name: str) -> bool:

@@ -4,9 +4,10 @@ from bisect import bisect_left
 from itertools import accumulate
 
 from pspf import errors
-from pspf.format.encode import encode_records, headers_bytes
-from pspf.model import Appended
+from pspf.format.encode import encode_records
+from pspf.model import MAX_BATCH_RECORDS, Appended
 from pspf.store.feed import CHUNK_BYTES, SyncBehind
+from pspf.store.record import take_pairs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def checked_sizes(
     if keys is not None:
         sizes = [n + len(k) if k is not None else n for n, k in zip(sizes, keys, strict=True)]
     if headers and shared_headers:
-        more = headers_bytes(headers)  # type: ignore[arg-type]
+        more = take_pairs(topic.name, headers)[1]
         sizes = [n + more for n in sizes]
     elif headers:
-        sizes = [n + headers_bytes(h) for n, h in zip(sizes, headers, strict=True)]  # type: ignore[arg-type]
+        sizes = [n + take_pairs(topic.name, h)[1] for n, h in zip(sizes, headers, strict=True)]
     if max(sizes) > limit:
         number = next(i for i, n in enumerate(sizes) if n > limit)
         raise errors.RecordTooLarge(
@@ -135,7 +136,7 @@ def _chunks(sizes: "list[int]", wanted: "Sequence[int]") -> "list[Sequence[int]]
     chunks: "list[Sequence[int]]" = []
     start = done = 0
     while start < len(ends):
-        stop = min(bisect_left(ends, done + BATCH_BYTES, start) + 1, len(ends))
+        stop = min(bisect_left(ends, done + BATCH_BYTES, start) + 1, start + MAX_BATCH_RECORDS, len(ends))
         chunks.append(wanted[start:stop])
         start, done = stop, ends[stop - 1]
     return chunks

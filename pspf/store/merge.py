@@ -384,9 +384,12 @@ class Cursor:
 
     def _damaged(self, error: errors.Damaged, seek: bool) -> None:
         if self.damage is not None:
+            if self.skip_damaged:  # what its hint would propose is being done
+                error.hint = f"pspf verify {self.reader.topic}"
             self.damage.append(error)
-        if self.skip_damaged and error.resume_offset > max(error.offset, -1):
-            if seek:
+        if self.skip_damaged and error.resume_offset >= max(error.offset, 0):
+            # An empty range lies between two segments, and the reader is behind it already.
+            if seek and error.resume_offset > error.offset:
                 self.reader.seek(error.resume_offset)
                 self.skipped = self.reader.skipped
         else:

@@ -23,8 +23,12 @@ def open_store(
     read_only: bool = False,
     disk: "Disk | None" = None,
     tell: "Callable[[str], None] | None" = None,
+    topic: "str | None" = None,
 ) -> "Store":
-    """See :func:`pspf.open`; ``tell`` gets one line for each thing that recovery did."""
+    """See :func:`pspf.open`; ``tell`` gets one line for each thing that recovery did.
+
+    :param topic: what the store is wanted for: none is made for a name that it cannot hold.
+    """
     from pspf.store.store import Store
 
     disk = disk or Disk()
@@ -32,7 +36,7 @@ def open_store(
     if where[:1] != "/":
         from pspf.store.location import locate
 
-        where = locate(where or None)
+        where = locate(None if path is None else where)
     created = False
     while True:
         try:
@@ -63,6 +67,10 @@ def open_store(
             raise pspf.errors.NoSuchStore(
                 f"no store in {where}", why, "", "make one with: pspf init DIR, or name another with -s DIR"
             )
+        if topic is not None:
+            from pspf.store.topics import check_name
+
+            check_name(topic)
         from pspf.store.init import create_store
 
         created = create_store(disk, where)
@@ -80,15 +88,19 @@ def _read(
     try:
         data = disk.read_file(STORE_FILE, 1 << 16, dir_fd)
     except FileNotFoundError:
-        if _has_topics(disk, dir_fd):
-            return _rebuild(disk, dir_fd, where, "is missing", read_only, tell)
+        from pspf.store.lost import has_topics, rebuild
+
+        if has_topics(disk, dir_fd):
+            return rebuild(disk, dir_fd, where, "is missing", read_only, tell)
         return None
     except OSError as error:
         raise pspf.errors.from_os(error, "cannot open the store", f"{where}/{STORE_FILE}") from None
     try:
         values = decode(data)
     except BadSettings as error:
-        return _rebuild(disk, dir_fd, where, f"is damaged ({error})", read_only, tell)
+        from pspf.store.lost import rebuild
+
+        return rebuild(disk, dir_fd, where, f"is damaged ({error})", read_only, tell)
     version = values.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise pspf.errors.NewerFormat(
@@ -97,51 +109,4 @@ def _read(
             "",
             "upgrade with: pip install --upgrade pspf-streams",
         )
-    return values
-
-
-def _has_topics(disk: Disk, dir_fd: int) -> bool:
-    try:
-        topics_fd = disk.open_dir("topics", dir_fd)
-    except OSError:
-        return False
-    try:
-        for name in disk.listdir(topics_fd):
-            try:
-                topic_fd = disk.open_dir(name, topics_fd)
-            except OSError:
-                continue
-            try:
-                if any(n == "topic.toml" or n.isdecimal() for n in disk.listdir(topic_fd)):
-                    return True
-            finally:
-                disk.close(topic_fd)
-    finally:
-        disk.close(topics_fd)
-    return False
-
-
-def _rebuild(
-    disk: Disk, dir_fd: int, where: str, fault: str, read_only: bool, tell: "Callable[[str], None] | None"
-) -> "dict[str, str | int | bool]":
-    """``store.toml`` holds nothing that cannot be made anew: topics are known by their own ids."""
-    from os import urandom
-
-    from pspf.disk.atomic import replace_file
-    from pspf.format.settings import encode
-
-    values: "dict[str, str | int | bool]" = {
-        "format_version": FORMAT_VERSION,
-        "store_id": urandom(16).hex(),
-        "created_ms": disk.now_ns() // 1_000_000,
-    }
-    note = f"{where}/{STORE_FILE} {fault}"
-    if not read_only:
-        try:
-            replace_file(disk, dir_fd, STORE_FILE, encode(values, "PSPF store, rebuilt"))
-            note += "; it was rebuilt"
-        except OSError:
-            pass
-    if tell is not None:
-        tell(note)
     return values

@@ -12,11 +12,13 @@ from pspf.store.select import Selection, highest_before, last_records, resolve
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from typing import Unpack
 
     from pspf.model import Record
     from pspf.store.merge import Mixed, Run
+    from pspf.store.select import SelectionOptions
     from pspf.store.store import Store
+    from pspf.store.topics import Topic
     from pspf.wake.base import Waiter
 
 # All partitions together read ahead about so much; each at least one batch.
@@ -28,6 +30,11 @@ _LOOK_EVERY = 64
 RECHECK_S = 1.0
 _STOP_LOOK_S = 0.1
 _MOST_NOTES = 3
+# Descriptors of a partition that is being read (directory, commit, segment, and one that comes and goes), and
+# of everything else in the process.
+_FILES_EACH = 4
+_FILES_ELSE = 50
+_MANY_PARTITIONS = 50
 
 
 class Stream:
@@ -38,6 +45,8 @@ class Stream:
     :param follow: go on with what is appended later, also to a topic or partition that does not exist yet.
     :param on_note: told, in a line, what the user should know.
     :param stop: asked at every piece and 10 times a second while waiting; true ends the stream.
+    :param more_files: asked to raise the limit of open files to so many, before many partitions are opened.
+        The limit is the process's: a command may raise it, the library does not by itself.
     :raises pspf.errors.NoSuchTopic: there is no such topic, and it does not follow.
     :raises pspf.errors.NoSuchPartition: the selection names one that the topic has not.
 
@@ -63,11 +72,13 @@ class Stream:
         "follow",
         "from_nth",
         "last",
+        "more_files",
         "on_note",
         "selection",
         "stop",
         "store",
         "topic",
+        "topic_id",
     )
 
     def __init__(
@@ -80,15 +91,18 @@ class Stream:
         from_nth: "int | None" = None,
         on_note: "Callable[[str], None] | None" = None,
         stop: "Callable[[], bool] | None" = None,
+        more_files: "Callable[[int], None] | None" = None,
     ) -> None:
         self.store = store
         self.topic = topic
+        self.topic_id = b""
         self.selection = selection if selection is not None else Selection()
         self.follow = follow
         self.last = last
         self.from_nth = from_nth
         self.on_note = on_note
         self.stop = stop
+        self.more_files = more_files
         self.damage: "list[errors.Damaged]" = []
         self.finished = False
         self._cursors: "list[Cursor]" = []
@@ -135,22 +149,23 @@ class Stream:
     # -- beginning
 
     def _begin(self) -> None:
-        try:
-            count = self.store.partition_count(self.topic)
-        except errors.NoSuchTopic:
+        topic = self.store.find_topic(self.topic)
+        if topic is None:
             if not self.follow or self._waiter is None:
-                raise
+                raise self.store.no_such_topic(self.topic)
             self._say(f"there is no topic '{self.topic}' yet: waiting for it")
             self._waiter.add(f"{self.store.path}/topics")
             self._historic = False
             return
         self._seen = True
+        self.topic_id = topic.topic_id
         notes: "list[str]" = []
-        for number in self._wanted(count):
+        for number in self._wanted(topic):
             opened = self._open(number, notes.append)
             if opened is not None:
                 cursor, visible = opened
                 cursor.end = visible if cursor.final is None else min(cursor.final, visible)
+                self._put_aside(cursor)
         for note in notes[:_MOST_NOTES]:
             self._say(note)
         if len(notes) > _MOST_NOTES:
@@ -165,15 +180,48 @@ class Stream:
         if self.on_note is not None:
             self.on_note(text)
 
-    def _wanted(self, count: int) -> "list[int]":
+    def _wanted(self, topic: "Topic") -> "list[int]":
         selection = self.selection
         if selection.partitions is not None:
-            return selection.partitions
-        if selection.key is not None:
+            wanted = selection.partitions
+        elif selection.key is not None:
             from pspf.store.store import partition_of
 
-            return [partition_of(selection.key, count)]
-        return list(range(count))
+            # What was placed while there were fewer partitions has stayed.
+            counts = (*topic.counts, topic.config.partitions)
+            wanted = sorted({partition_of(selection.key, count) for count in counts})
+        else:
+            wanted = list(range(topic.config.partitions))
+        if len(wanted) > _MANY_PARTITIONS and self.more_files is not None:
+            self.more_files(_FILES_EACH * len(wanted) + _FILES_ELSE)
+        return wanted
+
+    def _put_aside(self, cursor: Cursor) -> None:
+        """One after the other, a partition's files are open only while it is read; its place is kept."""
+        if self.selection.by_partition:
+            cursor.reader.close()
+
+    def _load(self, cursor: Cursor) -> bool:
+        try:
+            return cursor.load()
+        except errors.TooManyFiles as error:
+            raise self._crowded(error, cursor.partition) from None
+
+    def _crowded(self, error: "OSError | errors.Error", number: int) -> "errors.Error":
+        """``error`` of partition ``number``; where descriptors ran out, with the limit that would do."""
+        if isinstance(error, OSError):
+            error = errors.from_os(error, f"cannot read {self.topic}/{number}")
+        if not isinstance(error, errors.TooManyFiles):
+            return error
+        topic = self.store.find_topic(self.topic)
+        count = topic.config.partitions if topic is not None else len(self._cursors)
+        limit = f"ulimit -n {_FILES_EACH * count + _FILES_ELSE}"
+        return errors.TooManyFiles(
+            f"cannot read {self.topic}/{number}",
+            f"{error.why}, with {count} partitions to read at once",
+            "",
+            f"raise the limit with: {limit}, or read one after the other: --by-partition",
+        )
 
     def _open(
         self, number: int, on_note: "Callable[[str], None] | None" = None, from_start: bool = False
@@ -197,6 +245,9 @@ class Stream:
             self.damage.append(error)
             reader.close()
             return None
+        except (OSError, errors.TooManyFiles) as error:
+            reader.close()
+            raise self._crowded(error, number) from error
         except BaseException:
             reader.close()
             raise
@@ -214,12 +265,15 @@ class Stream:
         for cursor in self._cursors:
             first, end = cursor.first, cursor.end
             assert end is not None
-            begin, found = last_records(cursor.reader, first, end, count, cursor.key)
+            begin, found = last_records(
+                cursor.reader, first, end, count, cursor.key, self.selection.skip_damaged
+            )
             total += found
             level = BEFORE_ALL
             if several and found:
                 level = highest_before(cursor, first, begin, end)
             cursor.move(begin, level)
+            self._put_aside(cursor)
         self._skip = max(total - count, 0)
 
     # -- pieces
@@ -284,14 +338,15 @@ class Stream:
     def _step_by_partition(self) -> "Run | None":
         while self._place < len(self._cursors):
             cursor = self._cursors[self._place]
-            if cursor.load():
+            if self._load(cursor):
                 return cursor.rest()
             self._place += 1
+            self._put_aside(cursor)
             self._rest(cursor)
         return None
 
     def _offer(self, cursor: Cursor) -> None:
-        if cursor.load():
+        if self._load(cursor):
             self._heads.add(cursor)
         else:
             self._rest(cursor)
@@ -347,27 +402,39 @@ class Stream:
 
     def _look_at_topic(self) -> None:
         """Topics come and go, and partitions are added."""
-        try:
-            count = self.store.partition_count(self.topic)
-        except errors.NoSuchTopic:
-            if self._seen:
-                raise errors.TopicDeleted(f"cannot read '{self.topic}'", "the topic was deleted") from None
+        topic = self.store.find_topic(self.topic)
+        if self._seen and (topic is None or topic.topic_id != self.topic_id):
+            raise self._gone()
+        if topic is None:
             return
         if not self._seen:
             self._seen = True
+            self.topic_id = topic.topic_id
             # All of it is new: what would be the end, or so many before it, is the start.
             selection = self.selection
             selection.ranges = [bound for bound in selection.ranges if bound[1] not in ("end", "back")]
-            for number in self._wanted(count):
+            for number in self._wanted(topic):
                 opened = self._open(number, self.on_note)
                 if opened is not None:
                     self._offer(opened[0])
         elif self.selection.partitions is None:
-            for number in self._wanted(count):
+            for number in self._wanted(topic):
                 if number not in self._numbers:
                     opened = self._open(number, from_start=True)
                     if opened is not None:
                         self._offer(opened[0])
+
+    def _gone(self) -> "errors.TopicDeleted":
+        """The topic's name does not lead to it any more."""
+        for name in self.store.topics():
+            try:
+                topic = self.store.find_topic(name)
+            except errors.Error:
+                continue
+            if topic is not None and topic.topic_id == self.topic_id:
+                why, hint = f"the topic was renamed to '{name}'", f"pspf tail -f {name}"
+                return errors.TopicDeleted(f"cannot read '{self.topic}' on", why, "", hint)
+        return errors.TopicDeleted(f"cannot read '{self.topic}'", "the topic was deleted")
 
 
 # -- as objects
@@ -379,7 +446,7 @@ def read_records(
     selection: "Selection | None" = None,
     on_note: "Callable[[str], None] | None" = None,
     on_damage: "Callable[[errors.Damaged], None] | None" = None,
-    **options: "Any",
+    **options: "Unpack[SelectionOptions]",
 ) -> "Iterator[Record]":
     """The selected records up to the end that is visible now, merged.
 
@@ -400,7 +467,7 @@ def tail_records(
     on_note: "Callable[[str], None] | None" = None,
     on_damage: "Callable[[errors.Damaged], None] | None" = None,
     stop: "Callable[[], bool] | None" = None,
-    **options: "Any",
+    **options: "Unpack[SelectionOptions]",
 ) -> "Iterator[Record]":
     """The last ``last`` records (None: all) and, with ``follow``, each later one as it becomes visible.
 
@@ -413,7 +480,7 @@ def tail_records(
     return _records(Stream(store, topic, chosen, follow, last, None, on_note, stop), on_damage)
 
 
-def _selection(selection: "Selection | None", options: "dict[str, Any]") -> Selection:
+def _selection(selection: "Selection | None", options: "SelectionOptions") -> Selection:
     if selection is None:
         return Selection(**options)
     if options:

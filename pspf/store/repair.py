@@ -12,12 +12,19 @@ next opener follows it by name.
 
 from pspf import errors
 from pspf.format.segment import REASON_DAMAGE, REASON_HEAL
-from pspf.format.slots import FLAG_DELETED, FLAG_DOUBT, FLAG_POISONED
+from pspf.format.slots import (
+    FLAG_DELETED,
+    FLAG_DOUBT,
+    FLAG_POISONED,
+    SECOND_SLOT,
+    SLOT_BYTES,
+    commit_slots_valid,
+)
 from pspf.log.decision import DOUBT, LOST, decide
-from pspf.log.end import end_of_new, lock_record, slot_of
+from pspf.log.end import lock_record, slot_of
 from pspf.log.files import PartitionFiles
 from pspf.log.quarantine import quarantine
-from pspf.log.recovery import Recovery, successor
+from pspf.log.recovery import Recovery, follow
 from pspf.store.looking import PartitionView, TopicView
 
 TYPE_CHECKING = False
@@ -26,16 +33,24 @@ if TYPE_CHECKING:
     from pspf.log.end import End
     from pspf.log.files import Identity
     from pspf.store.store import Store
+    from pspf.store.verify import Finding
 
 
 class RepairReport:
-    """What was done, or with ``dry_run`` would be; ``done``: something was changed."""
+    """What was done, or with ``dry_run`` would be; ``done``: something was changed.
 
-    __slots__ = ("actions", "done")
+    ``left`` is the damage that this version leaves as it is.
+    """
+
+    __slots__ = ("actions", "done", "left")
 
     def __init__(self) -> None:
         self.actions: "list[str]" = []
         self.done = False
+        self.left: "list[Finding]" = []
+
+    def __repr__(self) -> str:
+        return f"RepairReport(done={self.done}, actions={self.actions!r}, left={self.left!r})"
 
 
 def repair(store: "Store", name: str, partition: int, dry_run: bool = False) -> RepairReport:
@@ -52,7 +67,7 @@ def repair(store: "Store", name: str, partition: int, dry_run: bool = False) -> 
     try:
         with TopicView(store, name) as topic_view:
             if not 0 <= partition < topic_view.topic.config.partitions:
-                raise store.no_such_partition(topic_view.topic, partition)
+                raise store.no_such_partition(topic_view.topic, partition, reading=True)
             view = topic_view.partition(partition)
             if view is None:
                 return report
@@ -143,6 +158,8 @@ def _repair(files: PartitionFiles, report: RepairReport) -> None:
                 raise
         elif commit is None:
             report.actions.append("'commit' was derived from the log")
+        if commit is None:
+            _clear_rest(files)
         report.done = True
         disk.pwrite(files.lock_fd, lock_record(end, slot.generation, 0, 0).encode(), 0)
         disk.close(end.segment.fd)
@@ -150,34 +167,42 @@ def _repair(files: PartitionFiles, report: RepairReport) -> None:
         files.close()
 
 
+def _clear_rest(files: PartitionFiles) -> None:
+    """What was no slot of ``commit``, and what stands between them, would be called odd for ever."""
+    disk, fd = files.disk, files.commit_fd
+    slots = commit_slots_valid(disk.pread(fd, SECOND_SLOT + SLOT_BYTES, 0))
+    for at, valid in zip((0, SECOND_SLOT), slots, strict=True):
+        if not valid:
+            disk.pwrite(fd, bytes(SLOT_BYTES), at)
+    disk.pwrite(fd, bytes(SECOND_SLOT - SLOT_BYTES), SLOT_BYTES)
+    disk.truncate(fd, SECOND_SLOT + SLOT_BYTES)
+
+
 def _decide(
     files: PartitionFiles, recovery: Recovery, end: "End", slot: "Commit", report: RepairReport
 ) -> "tuple[End, Commit]":
     """The log goes on behind the evidence."""
     disk = files.disk
-    recovery._adopt(slot)
     offset = max(recovery.evidence, end.offset)
     size = disk.size(end.segment.fd)
     # A successor of the same name replaces the file, so all of it is kept.
     start = 0 if offset == end.segment.base else end.position
     kept = quarantine(files, end.segment, start, size)
     report.actions += _actions(files, end, offset, size - end.position, kept)
-    # The slot names the end durably, still in doubt, before the successor gets its name: if we die in
-    # between, the next opener looks for a segment of that name, and finds it or is where we were.
-    slot = slot_of(slot, end, slot.flags, slot.generation, offset)
-    _write(files, slot)
+    # If we die behind the rename, or the power goes, the next opener has the same evidence and finds the new
+    # segment by its name; before that it is where we were.
     reason = REASON_DAMAGE if offset > end.offset else REASON_HEAL
-    new = successor(files, end, offset, slot.generation, reason)
+    # One that takes the name of the old is told apart by its generation, in old slots and open handles.
+    generation = slot.generation + (offset == end.segment.base)
+    new = follow(files, end, offset, generation, reason)
+    slot = slot_of(slot, new, slot.flags & ~FLAG_DOUBT, generation)
+    try:
+        disk.pwrite(files.commit_fd, slot.encode(), slot.place)
+    except BaseException:
+        disk.close(new.segment.fd)
+        raise
     disk.close(end.segment.fd)
-    end = end_of_new(end, new)
-    slot = slot_of(slot, end, slot.flags & ~FLAG_DOUBT, slot.generation)
-    _write(files, slot)
-    return end, slot
-
-
-def _write(files: PartitionFiles, slot: "Commit") -> None:
-    files.disk.pwrite(files.commit_fd, slot.encode(), slot.place)
-    files.disk.fdatasync(files.commit_fd)
+    return new, slot
 
 
 def _name_the_rest(store: "Store", view: PartitionView, report: RepairReport) -> None:
@@ -187,12 +212,8 @@ def _name_the_rest(store: "Store", view: PartitionView, report: RepairReport) ->
 
     check = PartitionCheck(view, store.disk.stat(store.topics_fd).st_uid, False, lambda _: None)
     check.run()
-    for finding in check.findings:
-        if finding.severity == DAMAGE and finding.kind not in ("doubt", "commit", "gap"):
-            where = ""
-            if finding.first_offset >= 0:
-                where = f" at offsets {finding.first_offset} to {finding.last_offset}"
-            report.actions.append(
-                f"left alone: {finding.kind}{where} ({finding.path}): {finding.detail};"
-                " this version decides an end in doubt and repairs nothing else"
-            )
+    report.left += [
+        finding
+        for finding in check.findings
+        if finding.severity == DAMAGE and finding.kind not in ("doubt", "commit", "gap")
+    ]

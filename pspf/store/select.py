@@ -22,12 +22,38 @@ from pspf.errors import Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypedDict
 
+    from pspf.errors import Damaged
     from pspf.log.reader import PartitionReader
     from pspf.store.merge import Cursor
 
     Bound = tuple[str, str, int]
+
+    class SelectionOptions(TypedDict, total=False):
+        """What :class:`Selection` takes."""
+
+        partitions: Iterable[int] | str | None
+        ranges: Sequence[Bound | str] | str
+        since_ms: int | None
+        until_ms: int | None
+        key: bytes | str | None
+        limit: int | None
+        by_partition: bool
+        skip_damaged: bool
+
+    class ReadOptions(SelectionOptions, total=False):
+        """What ``Store.read`` takes."""
+
+        on_note: Callable[[str], None] | None
+        on_damage: Callable[[Damaged], None] | None
+
+    class TailOptions(ReadOptions, total=False):
+        """What ``Store.tail`` takes."""
+
+        stop: Callable[[], bool] | None
+
 
 FROM = "from"
 TO = "to"
@@ -52,12 +78,12 @@ _TIME_HINT = (
 class Selection:
     """Which records of a topic are read. Without arguments: all of them, merged.
 
-    :param partitions: only these; None: all.
-    :param ranges: what :func:`parse_offsets` gives, or the texts that it takes.
+    :param partitions: only these, as numbers or as ``-p`` takes them; None: all.
+    :param ranges: what :func:`parse_offsets` gives, or the texts that it takes, or one of them.
     :param since_ms: from the first record whose timestamp is at least this, ms since the epoch.
     :param until_ms: up to, and without, the first record whose timestamp is at least this.
-    :param key: only records of this key, looked for in its partition, or in ``partitions`` where they are
-        named.
+    :param key: only records of this key, looked for where the present and each earlier number of partitions
+        place it, or in ``partitions`` where they are named.
     :param limit: at most so many records of the merged output.
     :param by_partition: one partition after the other instead of merged.
     :param skip_damaged: step over damaged ranges instead of ending the partition there.
@@ -77,8 +103,8 @@ class Selection:
 
     def __init__(
         self,
-        partitions: "Sequence[int] | None" = None,
-        ranges: "Sequence[Bound | str]" = (),
+        partitions: "Iterable[int] | str | None" = None,
+        ranges: "Sequence[Bound | str] | str" = (),
         since_ms: "int | None" = None,
         until_ms: "int | None" = None,
         key: "bytes | str | None" = None,
@@ -86,23 +112,33 @@ class Selection:
         by_partition: bool = False,
         skip_damaged: bool = False,
     ) -> None:
-        self.partitions = None if partitions is None else sorted(set(partitions))
+        self.partitions = None if partitions is None else _numbers(partitions)
         bounds: "list[Bound]" = []
-        for bound in ranges:
+        for bound in [ranges] if isinstance(ranges, str) else ranges:
             bounds += parse_offsets([bound]) if isinstance(bound, str) else [bound]
         self.ranges = bounds
         self.since_ms = since_ms
         self.until_ms = until_ms
         self.key = key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+        if key is not None and not isinstance(self.key, bytes):
+            raise Usage(f"a key is bytes or str, not {type(key).__name__}")
         self.limit = limit
         self.by_partition = by_partition
         self.skip_damaged = skip_damaged
         if limit is not None and limit < 0:
             raise Usage(f"a limit of {limit} records means nothing", hint="-c 0 is the least: no record")
 
-    def is_everything(self) -> bool:
-        """True when every partition is wanted from its log start to its end."""
-        return not self.ranges and self.since_ms is None and self.until_ms is None
+
+def _numbers(partitions: "Iterable[int] | str") -> "list[int]":
+    if isinstance(partitions, str):
+        return parse_partitions(partitions)
+    try:
+        numbers = sorted(set(partitions))
+    except TypeError:
+        numbers = [None]  # type: ignore[list-item]
+    if not all(isinstance(number, int) for number in numbers):
+        raise Usage(f"{partitions!r} names no partitions", "they are a list of numbers, or '0,2-5'")
+    return numbers
 
 
 # -- words to values
@@ -159,7 +195,10 @@ def parse_partitions(text: str) -> "list[int]":
     for part in text.split(","):
         left, dash, right = part.strip().partition("-")
         ends = (left, right if dash else left)
-        if not all(end.isascii() and end.isdigit() and int(end) < MAX_PARTITIONS for end in ends):
+        # int() refuses thousands of digits in words of its own, so their number is looked at first.
+        if not all(
+            end.isascii() and end.isdigit() and len(end) <= 18 and int(end) < MAX_PARTITIONS for end in ends
+        ):
             raise Usage(
                 f"-p {text!r} names no partitions", hint="-p takes 0, or 0,2, or 1-3; the first one is 0"
             )
@@ -204,6 +243,8 @@ def parse_time(text: str, now_ms: "int | None" = None) -> int:
         return int((midnight - timedelta(days=lower == "yesterday")).timestamp() * 1000)
     ago = _length_ms(lower)
     if ago is not None:
+        if ago - now_ms > 1 << 63:
+            raise Usage(f"{text!r} is no time", "it does not fit 64 bits of milliseconds", hint=_TIME_HINT)
         return now_ms - ago
     stamp = _rfc3339_ms(word)
     if stamp is None:
@@ -314,15 +355,18 @@ def last_records(
     end: int,
     count: int,
     key: "bytes | None",
+    skip_damaged: bool = False,
 ) -> "tuple[int, int]":
     """Where the last ``count`` selected records of ``[first, end)`` begin: ``(offset, how many there are)``.
 
     Fewer than ``count`` are found only when the range holds no more. Leaves the reader anywhere. A damaged
     range counts as empty: reading it names the damage.
+
+    :param skip_damaged: count only what can be read, since it is to be made up for by what comes before.
     """
     if count <= 0 or first >= end:
         return max(first, end), 0
-    if key is None and end == reader.end():
+    if key is None and not skip_damaged and end == reader.end():
         begin = reader.seek_back(count)
         if begin > first:
             return begin, count

@@ -6,11 +6,14 @@ from zlib import crc32
 import pspf
 from pspf.disk import real
 from pspf.disk.real import Disk
-from pspf.store.topics import Topic, check_name, load_topic
+from pspf.store.topics import Topic, check_durability, check_name, load_topic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Unpack
+    from weakref import ref
 
     import pspf.errors
     from pspf.format.columns import Pairs
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
     from pspf.log.writer import PartitionWriter
     from pspf.model import Appended, Record, TopicConfig
     from pspf.store.describe import TopicInfo, TopicStats, Usage
+    from pspf.store.record import Value
     from pspf.store.repair import RepairReport
-    from pspf.store.select import Selection
+    from pspf.store.select import ReadOptions, Selection, TailOptions
     from pspf.store.verify import Finding, VerifyReport
     from pspf.store.writer import Writer
 
@@ -39,22 +43,10 @@ class Store:
     """
 
     __slots__ = (
-        "_closed",
-        "_forks",
-        "_mutex",
-        "_naming",
-        "_next_partition",
-        "_topics",
-        "_writers",
-        "created",
-        "dir_fd",
-        "disk",
-        "path",
-        "read_only",
-        "store_id",
-        "tell",
-        "topics_fd",
-    )
+        "_closed", "_forks", "_gathering", "_mutex", "_naming", "_next_partition",
+        "_topics", "_turns", "_writers", "created", "dir_fd", "disk", "path", "read_only",
+        "store_id", "tell", "topics_fd",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -75,24 +67,20 @@ class Store:
         self.tell = tell
         self._closed = False
         self._forks = real.forks
+        self._gathering: "list[ref[Writer]] | None" = []
         self._mutex = allocate_lock()
         self._naming = allocate_lock()
         self._topics: "dict[str, tuple[Topic, int]]" = {}
         self._writers: "dict[tuple[str, int, str | None], PartitionWriter]" = {}
+        self._turns: "dict[tuple[str, int, str | None], LockType]" = {}
         self._next_partition = -1
         try:
             self.topics_fd = disk.open_dir("topics", dir_fd)
-        except FileNotFoundError:
-            disk.close(dir_fd)
-            raise pspf.errors.Damaged(
-                f"cannot open the store {path}",
-                "its directory 'topics' is missing",
-                path,
-                path=f"{path}/topics",
-            ) from None
         except OSError as error:
             disk.close(dir_fd)
-            raise pspf.errors.from_os(error, "cannot open the store", f"{path}/topics") from None
+            from pspf.store.missing import no_topics
+
+            raise no_topics(path, error) from None
 
     def __enter__(self) -> "Store":
         return self
@@ -101,19 +89,34 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Make everything durable and let go of all files."""
-        if self._closed:
-            return
+        """Make everything durable, also what writers have gathered, and let go of all files.
+
+        :raises pspf.errors.Error: the first thing that could not be done; the store is closed all the same.
+        """
+        with self._mutex:
+            gathering, self._gathering = self._gathering, None
+        if gathering is None:
+            return  # it is closed, or another thread closes it
+        failure: "BaseException | None" = None
+        if self._forks == real.forks:
+            for known in gathering:
+                gatherer = known()
+                try:
+                    if gatherer is not None:
+                        gatherer.close()
+                except Exception as error:
+                    failure = failure or error
         self._closed = True
         if self._forks != real.forks:
             return
-        failure: "BaseException | None" = None
-        for writer in self._writers.values():
+        with self._mutex:
+            writers = list(self._writers.values())
+            self._writers.clear()
+        for writer in writers:
             try:
                 writer.close()
             except pspf.errors.Error as error:
                 failure = failure or error
-        self._writers.clear()
         for name in list(self._topics):
             self.forget(name)
         self.disk.close(self.topics_fd)
@@ -139,8 +142,10 @@ class Store:
 
     def topics(self) -> "list[str]":
         """Names of all topics, sorted."""
+        from pspf.store.looking import topic_names
+
         self._usable()
-        return sorted(n for n in self.disk.listdir(self.topics_fd) if not n.startswith((".new-", ".del-")))
+        return topic_names(self)
 
     def topic(self, name: str) -> Topic:
         """The topic of that name, from the cache if it was looked at within the last second.
@@ -208,12 +213,9 @@ class Store:
 
     def no_such_topic(self, name: str) -> "pspf.errors.NoSuchTopic":
         """The error for a topic that is not there."""
-        return pspf.errors.NoSuchTopic(
-            f"no topic '{name}'",
-            f"in the store {self.path}",
-            "",
-            f"pspf topic create {name}, or list them with: pspf ls",
-        )
+        from pspf.store.missing import no_such_topic
+
+        return no_such_topic(self, name)
 
     def partition_count(self, name: str) -> int:
         """How many partitions the topic has now."""
@@ -281,20 +283,33 @@ class Store:
         key = (topic.name, partition, durability)
         with self._mutex:
             writer = self._writers.get(key)
-            if writer is not None:
-                if writer.identity.topic_id == topic.topic_id and not writer.broken:
-                    return writer
-                del self._writers[key]
-                self._close_quietly(writer)
-            if len(self._writers) >= _MAX_WRITERS:
-                self._writers.pop(next(iter(self._writers))).close()
+            if writer is not None and writer.identity.topic_id == topic.topic_id and not writer.broken:
+                return writer
+            turn = self._turns.setdefault(key, allocate_lock())
+        with turn:  # not the mutex: an open may wait for a lock or recover, and other partitions go on
+            with self._mutex:
+                old = self._writers.get(key)
+                if old is not None and old is not writer:
+                    return old  # another thread was first
+                self._writers.pop(key, None)
+                full = len(self._writers) >= _MAX_WRITERS
+                oldest = self._writers.pop(next(iter(self._writers))) if full else None
+            if old is not None:
+                self._close_quietly(old)
+            if oldest is not None:
+                oldest.close()
             writer = self._open_writer(topic, partition, durability)
-            self._writers[key] = writer
-            return writer
+            with self._mutex:
+                if key not in self._writers and not self._closed:
+                    self._writers[key] = writer
+                    return writer
+        self._close_quietly(writer)  # the store, or the topic's writers, were closed meanwhile
+        return self.partition_writer(topic, partition, durability)
 
     def _open_writer(self, topic: Topic, partition: int, durability: "str | None") -> "PartitionWriter":
         from pspf.log.writer import PartitionWriter
 
+        check_durability(topic.name, durability)
         if not 0 <= partition < topic.config.partitions:
             raise self.no_such_partition(topic, partition)
         self.writable(f"append to '{topic.name}'")
@@ -307,9 +322,21 @@ class Store:
 
                 create_partition(self.disk, topic.dir_fd, identity)
                 dir_fd = self.disk.open_dir(str(partition), topic.dir_fd)
-        except OSError as error:
-            raise pspf.errors.from_os(error, f"cannot append to '{topic.name}'", identity.path) from error
-        return PartitionWriter(self.disk, identity, dir_fd, durability, self.tell)
+            return PartitionWriter(self.disk, identity, dir_fd, durability, self.tell)
+        except (OSError, pspf.errors.Error) as error:
+            from pspf.store.missing import not_opened
+
+            better = not_opened(self, topic, identity.path, error)
+            if better is error:
+                raise
+            raise better from error
+
+    def _lives(self, topic: Topic) -> bool:
+        """Whether the topic's name still leads to what was opened."""
+        try:
+            return self.disk.stat_name(topic.name, self.topics_fd).st_ino == topic.stamp[0]
+        except FileNotFoundError:
+            return False
 
     @staticmethod
     def _close_quietly(writer: "PartitionWriter") -> None:
@@ -321,17 +348,18 @@ class Store:
     def close_writers(self, name: str) -> None:
         """Close this store's writers of a topic."""
         with self._mutex:
-            for key in [k for k in self._writers if k[0] == name]:
-                self._close_quietly(self._writers.pop(key))
+            writers = [self._writers.pop(key) for key in list(self._writers) if key[0] == name]
+            self._turns = {key: turn for key, turn in self._turns.items() if key[0] != name}
+        for writer in writers:
+            self._close_quietly(writer)
 
-    def no_such_partition(self, topic: Topic, partition: int) -> "pspf.errors.NoSuchPartition":
-        """The error for a partition that is not there."""
-        return pspf.errors.NoSuchPartition(
-            f"no partition {partition} in topic '{topic.name}'",
-            f"it has {topic.config.partitions}, numbered from 0",
-            "",
-            f"pspf topic add-partitions {topic.name} N",
-        )
+    def no_such_partition(
+        self, topic: Topic, partition: int, reading: bool = False
+    ) -> "pspf.errors.NoSuchPartition":
+        """The error for a partition that is not there, with a hint for who appends or for who reads."""
+        from pspf.store.missing import no_such_partition
+
+        return no_such_partition(topic, partition, reading)
 
     def reader(self, name: str, partition: int) -> "PartitionReader":
         """A reader of one partition.
@@ -342,16 +370,23 @@ class Store:
 
         topic = self.topic(name)
         if not 0 <= partition < topic.config.partitions:
-            raise self.no_such_partition(topic, partition)
+            raise self.no_such_partition(topic, partition, reading=True)
         number = str(partition)
 
         def open_dir() -> "int | None":
             again = self.find_topic(name)
             if again is None or again.topic_id != topic.topic_id:
-                raise pspf.errors.TopicDeleted(f"cannot read '{name}'", "the topic was deleted")
+                from pspf.store.missing import gone
+
+                raise gone(name)
             try:
                 return self.disk.open_dir(number, again.dir_fd)
             except FileNotFoundError:
+                if not self._lives(again):
+                    self.forget(name)
+                    from pspf.store.missing import gone
+
+                    raise gone(name) from None
                 return None
 
         return PartitionReader(
@@ -377,9 +412,9 @@ class Store:
     def append(
         self,
         topic: str,
-        value: "bytes | str | None",
+        value: "Value",
         *,
-        key: "bytes | str | None" = None,
+        key: "Value" = None,
         headers: "Pairs" = (),
         timestamp_ms: "int | None" = None,
         partition: "int | None" = None,
@@ -395,46 +430,20 @@ class Store:
         :param timestamp_ms: the record's time; now by default.
         :param durability: for this append, instead of the topic's.
         :param producer: with ``sequence``: a repeat is recognised and not appended again.
-        :param sequence: number of the record, counted from 0 per producer and partition.
+        :param sequence: number of the record, counted from 0 per producer and partition. Without it the
+            record takes the producer's next one, and a repeat is another record.
         :param expect_offset: append only if the record gets this offset.
         :param create: make the topic if it is not there.
+        :raises pspf.errors.Usage: an argument that means nothing.
         :raises pspf.errors.IOFailed: nothing was appended; see its subclasses for the exceptions to that.
         """
-        from pspf.format.encode import encode_records, headers_bytes
-        from pspf.model import Appended
+        from pspf.store.one import append_one
 
-        raw_key = key.encode() if isinstance(key, str) else key
-        raw = value.encode() if isinstance(value, str) else value
-        found = self.find_topic(topic) or self.ensure_topic(topic, create)[0]
-        config = found.config
-        size = (len(raw) if raw is not None else 0) + (len(raw_key) if raw_key is not None else 0)
-        if headers:
-            size += headers_bytes(headers)
-        if size > config.max_record_bytes:
-            raise pspf.errors.RecordTooLarge(
-                f"cannot append to '{topic}'",
-                f"a record of {size} bytes is above max_record_bytes ({config.max_record_bytes})",
-                "",
-                f"pspf topic alter {topic} --max-record-bytes {size}",
-            )
-        place = self.place(found, raw_key) if partition is None else partition
-        writer = self.partition_writer(found, place, durability)
-        encoded = encode_records(
-            (raw,),
-            None if raw_key is None else (raw_key,),
-            self.disk.now_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms,
-            headers or None,
-            config.compression == "zstd",
-        )
-        check = None
-        if producer is not None:
-            from pspf.format.producers import id_of
-            from pspf.log.producers import ProducerCheck
-
-            check_name(producer, "producer")
-            check = ProducerCheck(id_of(producer), producer, sequence)
-        placed = writer.append(encoded, expect_offset, check)
-        return Appended(topic, place, placed.first, placed.last, writer.durability, placed.duplicate)
+        check_durability(topic, durability)
+        return append_one(
+            self, topic, value, key, headers, timestamp_ms, partition, durability,
+            producer, sequence, expect_offset, create,
+        )  # fmt: skip
 
     def append_many(
         self,
@@ -457,6 +466,7 @@ class Store:
         """
         from pspf.store.many import append_many
 
+        check_durability(topic, durability)
         return append_many(self, topic, values, keys, headers, timestamps_ms, partition, durability, create)
 
     def writer(
@@ -469,15 +479,18 @@ class Store:
         create: bool = True,
     ) -> "Writer":
         """A writer that may gather records: see :class:`pspf.store.writer.Writer`."""
-        from pspf.store.writer import Writer
+        from pspf.store.writer import make_writer
 
-        return Writer(self, topic, partition, durability, linger_ms, create)
+        check_durability(topic, durability)
+        return make_writer(self, topic, partition, durability, linger_ms, create)
 
-    def read(self, topic: str, selection: "Selection | None" = None, **options: object) -> "Iterator[Record]":
-        """The records of a topic up to its end, in merged order (see :mod:`pspf.store.merge`)."""
+    def read(
+        self, topic: str, selection: "Selection | None" = None, **options: "Unpack[ReadOptions]"
+    ) -> "Iterator[Record]":
+        """The records of a topic up to its end, merged; ``options`` as :class:`pspf.Selection` takes them."""
         from pspf.store.reading import read_records
 
-        return read_records(self, topic, selection, **options)  # type: ignore[arg-type]
+        return read_records(self, topic, selection, **options)
 
     def tail(
         self,
@@ -485,14 +498,12 @@ class Store:
         last: "int | None" = 10,
         follow: bool = True,
         selection: "Selection | None" = None,
-        **options: object,
+        **options: "Unpack[TailOptions]",
     ) -> "Iterator[Record]":
-        """The last records of a topic (None: all) and, with ``follow``, every later one as it becomes
-        visible.
-        """
+        """The last records of a topic (None: all) and, with ``follow``, each later one when it is visible."""
         from pspf.store.reading import tail_records
 
-        return tail_records(self, topic, last, follow, selection, **options)  # type: ignore[arg-type]
+        return tail_records(self, topic, last, follow, selection, **options)
 
     # -- looking
 
@@ -508,7 +519,7 @@ class Store:
 
         return stats(self, topic)
 
-    def usage(self, topics: "list[str] | None" = None) -> "list[Usage]":
+    def usage(self, topics: "list[str] | str | None" = None) -> "list[Usage]":
         """Bytes on disk, a row a partition."""
         from pspf.store.describe import usage
 
@@ -524,7 +535,7 @@ class Store:
 
     def verify(
         self,
-        topics: "list[str] | None" = None,
+        topics: "list[str] | str | None" = None,
         *,
         on_finding: "Callable[[Finding], None] | None" = None,
         on_progress: "Callable[[int, int], None] | None" = None,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TOPIC_FILE = "topic.toml"
 FORMAT_VERSION = 1
 _DEFAULTS = TopicConfig()
+_MOST_TEXT = 1 << 10
+_NO_SETTINGS = ("format_version", "topic_id", "name", "created_ms", "partition_counts")
 _ALLOWED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -33,22 +35,38 @@ def check_name(name: str, kind: str = "topic") -> str:
         why = "it names a directory"
     elif not _ALLOWED.issuperset(name):
         bad = next(c for c in name if c not in _ALLOWED)
-        why = f"it holds {bad!a}; allowed are A-Z a-z 0-9 . _ -"
+        why = f"it holds {bad!a}"
     elif name.startswith((".new-", ".del-")):
         why = "names that begin with .new- or .del- are kept for PSPF"
     if why:
         shown = ascii(name if len(name) < 60 else name[:57] + "...")
-        raise pspf.errors.BadName(f"bad {kind} name {shown}", why)
+        hint = f"a {kind}'s name has 1 to {MAX_NAME} of A-Z a-z 0-9 . _ -"
+        raise pspf.errors.BadName(f"bad {kind} name {shown}", why, "", hint)
     return name
 
 
+def check_durability(topic: str, level: "str | None") -> None:
+    """Refuse a level that there is not: it would stand for one that does not sync.
+
+    :raises pspf.errors.Usage: it is none of those that a topic can have.
+    """
+    if level is not None and level not in CHOICES["durability"]:
+        from pspf.store.refuse import no_durability
+
+        raise no_durability(topic, level)
+
+
 class Topic:
-    """A topic as a store knows it: its open directory, id and settings."""
+    """A topic as a store knows it: its open directory, id and settings.
+
+    ``counts``: how many partitions it had earlier; what they placed lies where they placed it.
+    """
 
     __slots__ = (
         "_disk",
         "_forks",
         "config",
+        "counts",
         "created_ms",
         "dir_fd",
         "name",
@@ -69,7 +87,9 @@ class Topic:
         settings_text: bytes,
         stamp: "tuple[int, int]",
         disk: "Disk | None" = None,
+        counts: "tuple[int, ...]" = (),
     ) -> None:
+        self.counts = counts
         self._disk = disk
         self._forks = real.forks
         self.name = name
@@ -134,7 +154,7 @@ def _kind(default: object) -> str:
 
 
 def topic_values(
-    name: str, topic_id: bytes, created_ms: int, config: TopicConfig
+    name: str, topic_id: bytes, created_ms: int, config: TopicConfig, counts: "tuple[int, ...]" = ()
 ) -> "dict[str, str | int | bool]":
     """What stands in ``topic.toml``, in order."""
     values: "dict[str, str | int | bool]" = {
@@ -144,13 +164,17 @@ def topic_values(
         "created_ms": created_ms,
     }
     values.update(config.items())
+    if counts:
+        values["partition_counts"] = ",".join(map(str, counts))
     return values
 
 
 def split_values(values: "dict[str, str | int | bool]", where: str) -> "tuple[bytes, int, TopicConfig]":
     """Topic id, creation time and settings from the values of a ``topic.toml``."""
     version = values.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int):
+        raise pspf.errors.Damaged("cannot open the topic", "format_version is missing", where, path=where)
+    if version > FORMAT_VERSION:
         raise pspf.errors.NewerFormat(
             "cannot open the topic",
             f"its format is version {version}, this PSPF reads up to {FORMAT_VERSION}",
@@ -166,7 +190,7 @@ def split_values(values: "dict[str, str | int | bool]", where: str) -> "tuple[by
         ) from None
     if len(topic_id) != 16:
         raise pspf.errors.Damaged("cannot open the topic", "topic_id is not 32 hex digits", where, path=where)
-    rest = {k: v for k, v in values.items() if k not in ("format_version", "topic_id", "name", "created_ms")}
+    rest = {k: v for k, v in values.items() if k not in _NO_SETTINGS}
     return topic_id, created_ms, check_settings(rest)  # type: ignore[arg-type]
 
 
@@ -192,6 +216,7 @@ def load_topic(
     where = f"{path}/{TOPIC_FILE}"
     try:
         fault = "is missing"
+        text = b""
         values = None
         inode = 0
         try:
@@ -200,11 +225,14 @@ def load_topic(
             ).st_ino  # before it is read: a later change is then noticed
             data = disk.read_file(TOPIC_FILE, 1 << 16, dir_fd)
             values = decode(data)
+            text = data
         except FileNotFoundError:
             pass
         except BadSettings as error:
+            from pspf.store.rebuild import looks_whole
+
             fault = f"is damaged ({error})"
-            if error.changed and _looks_whole(data):
+            if error.changed and looks_whole(data):
                 raise pspf.errors.Damaged(
                     f"cannot open topic '{name}'",
                     f"{TOPIC_FILE} was changed by hand or damaged: {error}",
@@ -213,72 +241,30 @@ def load_topic(
                     path=where,
                 ) from None
         if values is None:
-            values = _rebuild(disk, dir_fd, name, where, fault, read_only, tell)
+            from pspf.disk.atomic import leads_to
+            from pspf.store.rebuild import rebuild
+
+            if not leads_to(disk, path, dir_fd):
+                disk.close(dir_fd)
+                return None  # it is being deleted
+            values = rebuild(disk, dir_fd, name, where, fault, read_only, tell)
         topic_id, created_ms, config = split_values(values, where)
-        text = encode(topic_values(name, topic_id, created_ms, config))
+        if values.get("name", name) != name and not read_only:
+            # Who renamed it was killed, or is not done: nobody may rely on a name that a power cut takes.
+            disk.fsync(topics_fd)
+        counts: "tuple[int, ...]" = ()
+        if "partition_counts" in values:
+            from pspf.store.counts import earlier_counts
+
+            counts = earlier_counts(values)
+        if values.get("name") != name or not 0 < len(text) < _MOST_TEXT:  # else it is what would be written
+            text = encode(topic_values(name, topic_id, created_ms, config, counts))
         stat = disk.stat(dir_fd)
-        return Topic(name, path, dir_fd, topic_id, created_ms, config, text, (stat.st_ino, inode), disk)
+        stamp = (stat.st_ino, inode)
+        return Topic(name, path, dir_fd, topic_id, created_ms, config, text, stamp, disk, counts)
     except OSError as error:
         disk.close(dir_fd)
         raise pspf.errors.from_os(error, f"cannot open topic '{name}'", where) from None
     except BaseException:
         disk.close(dir_fd)
         raise
-
-
-def _looks_whole(data: bytes) -> bool:
-    """Whether a file whose checksum fails would be valid otherwise: somebody may have meant it."""
-    try:
-        split_values(decode(data, check=False), "")
-    except (BadSettings, pspf.errors.Error):
-        return False
-    return True
-
-
-def _rebuild(
-    disk: Disk,
-    dir_fd: int,
-    name: str,
-    where: str,
-    fault: str,
-    read_only: bool,
-    tell: "Callable[[str], None] | None",
-) -> "dict[str, str | int | bool]":
-    """``topic.toml`` from the newest segment header that repeats it."""
-    from pspf.disk.atomic import replace_file
-    from pspf.format.segment import SEGMENT_HEADER_BYTES, base_of, parse_segment, segment_fault
-
-    for entry in sorted(disk.listdir(dir_fd)):
-        if not entry.isdecimal():
-            continue
-        partition_fd = disk.open_dir(entry, dir_fd)
-        try:
-            names = sorted((n for n in disk.listdir(partition_fd) if base_of(n) >= 0), reverse=True)
-            for segment in names:
-                block = disk.read_file(segment, SEGMENT_HEADER_BYTES, partition_fd)
-                if segment_fault(block):
-                    continue
-                try:
-                    values = decode(parse_segment(block).settings)
-                except BadSettings:
-                    continue
-                values["name"] = name
-                note = f"{where} {fault}"
-                if not read_only:
-                    try:
-                        replace_file(disk, dir_fd, TOPIC_FILE, encode(values))
-                        note += "; it was rebuilt from a segment header"
-                    except OSError:
-                        pass
-                if tell is not None:
-                    tell(note)
-                return values
-        finally:
-            disk.close(partition_fd)
-    raise pspf.errors.Damaged(
-        f"cannot open topic '{name}'",
-        f"{TOPIC_FILE} {fault}, and no segment repeats its settings",
-        where,
-        f"write one and take it in with: pspf topic alter {name} --from FILE",
-        path=where,
-    )

@@ -12,6 +12,7 @@ lists every kind.
 from pspf import errors
 from pspf.format.segment import base_of
 from pspf.format.settings import BadSettings, decode, encode
+from pspf.store.counts import earlier_counts
 from pspf.store.looking import PartitionView, is_partition_name
 from pspf.store.open import STORE_FILE
 from pspf.store.topics import TOPIC_FILE, Topic, check_name, split_values, topic_values
@@ -77,6 +78,13 @@ class Finding:
         self.position = position
         self.length = length
 
+    @property
+    def place(self) -> str:
+        """What it is about: ``orders/3``, ``orders``, or ``store``."""
+        if not self.topic:
+            return "store"
+        return f"{self.topic}/{self.partition}" if self.partition >= 0 else self.topic
+
     def __repr__(self) -> str:
         return f"Finding({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
 
@@ -101,11 +109,11 @@ class VerifyReport:
 
 def verify(
     store: "Store",
-    topics: "list[str] | None" = None,
+    topics: "list[str] | str | None" = None,
     on_finding: "Callable[[Finding], None] | None" = None,
     on_progress: "Callable[[int, int], None] | None" = None,
 ) -> VerifyReport:
-    """Check ``topics``, or everything.
+    """Check ``topics`` (names, or one), or everything.
 
     :param on_finding: gets each finding when the partition it is about is done.
     :param on_progress: gets (bytes done, bytes in all); the last call has both equal.
@@ -113,6 +121,8 @@ def verify(
     """
     run = _Run(store, on_finding, on_progress)
     store._usable()
+    if isinstance(topics, str):
+        topics = [topics]
     names = topics
     if names is None:
         run.check_store()
@@ -288,7 +298,7 @@ class _Run:
 
     def _settings(self, name: str, path: str, dir_fd: int) -> "Topic | None":
         """What the topic is: from ``topic.toml``, else from its segments, else from the file all the same."""
-        from pspf.store.topics import _rebuild
+        from pspf.store.rebuild import rebuild
 
         disk = self.store.disk
         where = f"{path}/{TOPIC_FILE}"
@@ -311,7 +321,7 @@ class _Run:
         topic = None
         rest = "its records cannot be checked without it"
         try:
-            topic = _topic(name, path, dir_fd, _rebuild(disk, dir_fd, name, where, "", True, None))
+            topic = _topic(name, path, dir_fd, rebuild(disk, dir_fd, name, where, "", True, None))
             rest = "its segments repeat what it said"
         except (BadSettings, errors.Error, OSError):
             try:
@@ -380,7 +390,7 @@ class _Run:
 
 def _topic(name: str, path: str, dir_fd: int, values: "dict[str, str | int | bool]") -> Topic:
     topic_id, created_ms, config = split_values(values, f"{path}/{TOPIC_FILE}")
-    text = encode(topic_values(name, topic_id, created_ms, config))
+    text = encode(topic_values(name, topic_id, created_ms, config, earlier_counts(values)))
     return Topic(name, path, dir_fd, topic_id, created_ms, config, text, (0, 0))
 
 

@@ -1,7 +1,15 @@
 """Check what is inside a batch whose CRC holds, and the index against the batches."""
 
 from pspf import errors
-from pspf.format.batch import FLAG_CONTROL, KIND_COLUMNS, KIND_EPOCH, KIND_GAP, KIND_TABLE, VERSION
+from pspf.format.batch import (
+    FLAG_CONTROL,
+    KIND_COLUMNS,
+    KIND_EPOCH,
+    KIND_GAP,
+    KIND_PRODUCERS,
+    KIND_TABLE,
+    VERSION,
+)
 from pspf.format.columns import BadBody, Columns, unpack_headers
 from pspf.format.index import CHUNK, ENTRY_BYTES, UNKNOWN, decode_entries, entry_place
 from pspf.format.producers import decode_table
@@ -39,7 +47,7 @@ class BatchCheck:
                     why = "a batch of columns without records"
                 else:
                     _columns(header, body)
-            elif header.kind == KIND_TABLE:
+            elif header.kind in (KIND_TABLE, KIND_PRODUCERS):
                 kind = "producer-table"
                 decode_table(bytes(body))
             elif header.kind not in (KIND_GAP, KIND_EPOCH):

@@ -39,7 +39,7 @@ class PartitionCheck:
     """One look at one partition; ``findings`` and the counts are its result.
 
     ``moved``: the log was cut, healed or rolled under our eyes, so that what looks wrong may not be.
-    ``deleted``: the topic went away.
+    ``deleted``: the topic went away. ``epoch`` is the greatest leader epoch so far.
     """
 
     __slots__ = (
@@ -52,6 +52,7 @@ class PartitionCheck:
         "batches",
         "bytes",
         "deleted",
+        "epoch",
         "findings",
         "moved",
         "records",
@@ -69,7 +70,7 @@ class PartitionCheck:
         """
         self.view = view
         self.findings: "list[Finding]" = []
-        self.records = self.batches = self.bytes = self.segments = 0
+        self.records = self.batches = self.bytes = self.segments = self.epoch = 0
         self.deleted = self.moved = False
         self._owner = owner
         self._rebuild = rebuild
@@ -429,6 +430,11 @@ class Walk:
             kind = "segment-foreign" if foreign else "segment-misplaced"
             check.add(kind, DAMAGE, wrong, path, base, behind, 0, SEGMENT_HEADER_BYTES)
             return False, None
+        starts = list(zip(header.epochs, header.epochs[1:], strict=False))
+        if header.epoch < check.epoch or any(a[0] >= b[0] or a[1] > b[1] for a, b in starts):
+            detail = f"leader epochs go back: {header.epoch} behind {check.epoch}; began at {header.epochs}"
+            check.add("epoch", DAMAGE, detail, path, position=44, length=4)
+        check.epoch = max(check.epoch, header.epoch)
         return True, header
 
     def _boundary(self, one: SegmentWalk, ahead: "SegmentHeader | None", following: int) -> None:

@@ -150,6 +150,11 @@ class SegmentWalk:
         check.batches += 1
         check.bytes += header.size
         check.records += header.count
+        if header.epoch < check.epoch:
+            detail = f"its leader epoch is {header.epoch}, and a batch before it has {check.epoch}"
+            first, behind = header.base_offset, header.next_offset
+            check.add("epoch", DAMAGE, detail, self._path, first, behind, position, header.size)
+        check.epoch = max(check.epoch, header.epoch)
         self._index.note(position, header)
         self._batches.contents(header, scanner.body, position)
 
@@ -219,6 +224,8 @@ class SegmentWalk:
             if self._proof(position) and self._over_damage(position, end):
                 continue
             length = self._size - position
+            if self._sealed():
+                return
             if check.commit is None:
                 detail = f"{scanner.fault}; without 'commit' it may have been acknowledged: see pspf repair"
                 check.add("doubt", DAMAGE, detail, self._path, position=position, length=length)
@@ -228,9 +235,24 @@ class SegmentWalk:
                 )
                 check.add("unsettled", NOTE, detail, self._path, position=position, length=length)
             return
-        if check.commit is not None:
+        if check.commit is not None and not self._sealed():
             detail = "a segment that is not published yet; the next open does it"
             check.add("unsettled", NOTE, detail, self._path, position=0, length=self._size)
+
+    def _sealed(self) -> bool:
+        """Whether ``commit`` names a later segment, which is missing: this one reached up to its base."""
+        check, scanner = self._check, self._scanner
+        if check.commit is None or check.commit.active_base <= self.base:
+            return False
+        behind = check.commit.active_base
+        if scanner.offset < behind:
+            self._broken()
+            fault = scanner.fault or "the segment ends early"
+            length = max(self._size - scanner.position, 0)
+            check.add(
+                _kind_of(fault), DAMAGE, fault, self._path, scanner.offset, behind, scanner.position, length
+            )
+        return True
 
     def _proof(self, position: int) -> bool:
         """Whether a later batch knew that what cannot be read at ``position`` was durable."""

@@ -1,25 +1,49 @@
 """A writer that may gather records: many appends, one batch, one sync.
 
 Without ``linger_ms`` each append is written and acknowledged before it returns. With it, ``append`` returns
-at once with a
-:class:`Ticket`; the records go out when ``linger_ms`` have passed, a megabyte has gathered, or ``flush`` is
-    called. Only
-``ticket.wait()`` and ``flush()`` are acknowledgements.
+at once with a :class:`Ticket`; the records go out when ``linger_ms`` have passed, a megabyte has gathered, or
+``flush`` is called. Only ``ticket.wait()`` and ``flush()`` are acknowledgements. What a record can be refused
+for is told by its own ``append``, so that it cannot fail those it would be gathered with; closing the writer
+or its store flushes.
 """
 
 from _thread import allocate_lock, start_new_thread
+from _weakref import ref
 from time import sleep
 
 from pspf import errors
 from pspf.model import Appended
+from pspf.store.record import take_record, too_large
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pspf.format.columns import Pairs
+    from pspf.store.record import Value
     from pspf.store.store import Store
 
 GATHER_BYTES = 1 << 20
 GATHER_RECORDS = 10_000
+_LONGEST_MS = 86_400_000
+
+
+def make_writer(
+    store: "Store",
+    topic: str,
+    partition: "int | None",
+    durability: "str | None",
+    linger_ms: "float | None",
+    create: bool,
+) -> "Writer":
+    """A writer that its store flushes before it closes."""
+    writer = Writer(store, topic, partition, durability, linger_ms, create)
+    if linger_ms is not None:
+        with store._mutex:
+            # Weak: one that nobody has any more, and that holds records, is kept by its own thread.
+            if store._gathering is None:
+                raise errors.Closed("cannot use the store", "it is closed", store.path)
+            store._gathering = [known for known in store._gathering if known() is not None]
+            store._gathering.append(ref(writer))
+    return writer
 
 
 class Ticket:
@@ -55,9 +79,11 @@ class Writer:
     """Appends to one topic. A context manager; threads may share it.
 
     :param linger_ms: gather for at most so long; None writes each append at once.
+    :raises pspf.errors.Usage: a linger below 0, or one that never ends.
     """
 
     __slots__ = (
+        "__weakref__",
         "_closed",
         "_create",
         "_durability",
@@ -87,6 +113,11 @@ class Writer:
         linger_ms: "float | None",
         create: bool,
     ) -> None:
+        if linger_ms is not None and not (
+            isinstance(linger_ms, (int, float)) and 0 <= linger_ms <= _LONGEST_MS
+        ):
+            why = f"it is a number of ms from 0 to {_LONGEST_MS}, or None"
+            raise errors.Usage(f"cannot gather with linger_ms={linger_ms!r}", why)
         self._store = store
         self._topic = topic
         self._partition = partition
@@ -118,23 +149,19 @@ class Writer:
 
     def append(
         self,
-        value: "bytes | str | None",
+        value: "Value",
         *,
-        key: "bytes | str | None" = None,
+        key: "Value" = None,
         headers: "Pairs" = (),
         timestamp_ms: "int | None" = None,
     ) -> Ticket:
         """Append one record; see the module's text for when it is acknowledged.
 
         :raises pspf.errors.RecordTooLarge: the record alone; what was gathered is untouched.
+        :raises pspf.errors.Usage: the same, for what no record can be.
         """
-        if self._closed:
-            raise errors.Closed(f"cannot append to '{self._topic}'", "the writer is closed")
-        if isinstance(value, str):
-            value = value.encode()
-        if isinstance(key, str):
-            key = key.encode()
         if self._linger_s is None:
+            self._demand_open()
             row = self._store.append(
                 self._topic,
                 value,
@@ -148,20 +175,23 @@ class Writer:
             ticket = Ticket(self)
             ticket.rows = [row]
             return ticket
-        size = (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
-        if size > GATHER_BYTES:
-            self._check_size(size)
+        raw, raw_key, pairs, size = take_record(self._topic, value, key, headers, timestamp_ms)
+        store = self._store
+        found = store.find_topic(self._topic) or store.ensure_topic(self._topic, self._create)[0]
+        if size > found.config.max_record_bytes:
+            raise too_large(self._topic, size, found.config.max_record_bytes)
         if timestamp_ms is None:
-            timestamp_ms = self._store.disk.now_ns() // 1_000_000
+            timestamp_ms = store.disk.now_ns() // 1_000_000
         with self._mutex:
-            self._values.append(value)
-            self._keys.append(key)
+            self._demand_open()
+            self._values.append(raw)
+            self._keys.append(raw_key)
             self._times.append(timestamp_ms)
-            if key is not None:
+            if raw_key is not None:
                 self._keyed = True
-            if headers or self._headers:
+            if pairs or self._headers:
                 self._headers.extend(() for _ in range(len(self._values) - 1 - len(self._headers)))
-                self._headers.append(headers)
+                self._headers.append(pairs)
             self._size += size
             ticket = self._ticket
             full = self._size >= GATHER_BYTES or len(self._values) >= GATHER_RECORDS
@@ -174,15 +204,9 @@ class Writer:
             self._send()
         return ticket
 
-    def _check_size(self, size: int) -> None:
-        limit = self._store.topic(self._topic).config.max_record_bytes
-        if size > limit:
-            raise errors.RecordTooLarge(
-                f"cannot append to '{self._topic}'",
-                f"a record of {size} bytes is above max_record_bytes ({limit})",
-                "",
-                f"pspf topic alter {self._topic} --max-record-bytes {size}",
-            )
+    def _demand_open(self) -> None:
+        if self._closed:
+            raise errors.Closed(f"cannot append to '{self._topic}'", "the writer is closed")
 
     def _tick(self) -> None:
         """The thread that sends what has lingered; it ends when nothing came for a while."""
@@ -255,9 +279,8 @@ class Writer:
 
     def close(self) -> None:
         """Flush and end. Errors that no ticket has told come out here or in ``flush``."""
-        if self._closed:
-            return
-        try:
-            self.flush()
-        finally:
+        with self._mutex:  # first, so that no append comes in between: nobody would send it
+            if self._closed:
+                return
             self._closed = True
+        self.flush()

@@ -7,8 +7,9 @@ errors it knows the ways in which a sync lies, each seen on a real file system:
     The sync fails, once per open descriptor; afterwards the pages count as clean. The cache reads right, the
     medium holds what it held before, and whoever opens the file later syncs with success over the hole.
 ``lies="aborted"``
-    The journal was aborted: the sync *succeeds*, nothing reached the medium, and only the next call that
-    changes something fails, as does each one after it.
+    The journal was aborted: the sync *succeeds*, nothing reached the medium, and nothing ever will. What
+    needs the journal fails from now on: names, sizes, times. An overwrite inside a file still succeeds, as it
+    does on ext4 when the clock has not ticked since the last one.
 ``lies="writeback"``
     (of ``pwrite`` and ``pwritev``) The write succeeds and reads back right from the cache; the kernel's own
     write-back of it has failed behind everybody's back. The next sync of a descriptor that is open now fails

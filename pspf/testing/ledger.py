@@ -34,6 +34,13 @@ class Batch:
         self.state = PENDING
         self.first = -1
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Batch":
+        """Lists of its own; written out, since a sweep copies what it knows all day long."""
+        other = Batch(self.writer, self.partition, self.values[:], self.pieces[:])
+        other.state, other.first = self.state, self.first
+        memo[id(self)] = other
+        return other
+
     def __repr__(self) -> str:
         return f"{self.writer}: {self.values[0][:24]!r} x {len(self.values)}, {self.state}, at {self.first}"
 
@@ -55,10 +62,12 @@ class Ledger:
         partition: int = 0,
         durability: str | None = None,
         piece: int = 0,
+        create: bool = True,
     ) -> Batch:
         """Append ``count`` records of about ``size`` bytes and note the outcome; errors are passed on.
 
         :param piece: records in each batch that the call makes, if it is split.
+        :param create: make the topic if it is not there.
         """
         number = sum(len(batch.values) for batch in self.batches)
         names = [f"{writer}.{number + i:06d}." for i in range(count)]
@@ -67,9 +76,15 @@ class Ledger:
         batch = self.begin(writer, partition, values, pieces)
         try:
             if count == 1:
-                rows = [store.append(self.topic, values[0], partition=partition, durability=durability)]
+                rows = [
+                    store.append(
+                        self.topic, values[0], partition=partition, durability=durability, create=create
+                    )
+                ]
             else:
-                rows = store.append_many(self.topic, values, partition=partition, durability=durability)
+                rows = store.append_many(
+                    self.topic, values, partition=partition, durability=durability, create=create
+                )
         except errors.Error as error:
             self.failed(batch, error)
             raise
@@ -93,6 +108,9 @@ class Ledger:
     def failed(self, batch: Batch, error: errors.Error) -> None:
         """Note an error. Only some say that the outcome is open; after all others nothing may be there."""
         open_end = isinstance(error, errors.OutcomeUnknown | errors.Poisoned) or len(batch.pieces) > 1
+        if batch.state == ACKNOWLEDGED:  # by somebody who read it meanwhile
+            assert open_end, f"told that it was not appended, and it was read: {batch}"
+            return
         batch.state = UNKNOWN if open_end else ABSENT
 
     def check(self, found: Found, may_lose: bool = False) -> None:

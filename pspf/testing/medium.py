@@ -299,10 +299,56 @@ class _Ordered:
         node.ordered_at = place
 
 
+class _Copies:
+    """Copies of nodes, one of each, however many names and changes lead to it."""
+
+    def __init__(self) -> None:
+        self._made: dict[File | Directory, File | Directory] = {}
+
+    def directory(self, old: Directory) -> Directory:
+        found = self.node(old)
+        assert isinstance(found, Directory)
+        return found
+
+    def node(self, old: "File | Directory") -> "File | Directory":
+        found = self._made.get(old)
+        if found is not None:
+            return found
+        new: File | Directory
+        if isinstance(old, File):
+            new = self._made[old] = File(old.ino, old.mode)
+            new.cache, new.medium = old.cache[:], old.medium[:]
+            new.versions = {page: versions[:] for page, versions in old.versions.items()}
+            new.sizes = old.sizes[:]
+        else:
+            new = self._made[old] = Directory(old.ino, old.mode, None)
+            new.parent = self.directory(old.parent)
+            for name in ("entries", "strict", "ordered"):
+                table = {entry: self.node(inner) for entry, inner in getattr(old, name).items()}
+                setattr(new, name, table)
+        new.nlink = old.nlink
+        new.errors, new.errors_told = old.errors, old.errors_told
+        new.strict_at = self._place(old.strict_at)
+        new.ordered_at = self._place(old.ordered_at)
+        return new
+
+    def _place(self, place: Place | None) -> Place | None:
+        return place and (self.directory(place[0]), place[1])
+
+    def change(self, old: NameChange) -> NameChange:
+        return NameChange(old.when, old.what, self._part(old.removed), self._part(old.added))
+
+    def _part(
+        self, part: "tuple[Directory, str, File | Directory] | None"
+    ) -> "tuple[Directory, str, File | Directory] | None":
+        return part and (self.directory(part[0]), part[1], self.node(part[2]))
+
+
 class Machine:
     """What all simulated processes share: the files, the time, and the changes of names not yet stable."""
 
     __slots__ = (
+        "aborted",
         "broken",
         "clock_ns",
         "dev",
@@ -325,11 +371,25 @@ class Machine:
         self.off = False
         # errno of every further change: a read-only file system, an aborted journal.
         self.broken = 0
+        self.aborted = False
         self.dev = 0x5350
         self.clock_ns = clock_ns
         self.tick_ns = tick_ns
         self.pending_strict: list[NameChange] = []
         self.pending_ordered: list[NameChange] = []
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Machine":
+        """The same machine once more, apart from locks: their holders do not run there. A sweep copies
+        machines all day long, so this is written out; pages and other ``bytes`` are shared."""
+        other = Machine(self.clock_ns, self.tick_ns)
+        for name in ("files_made", "next_fd", "now", "off", "broken", "aborted", "dev"):
+            setattr(other, name, getattr(self, name))
+        copies = _Copies()
+        other.root = copies.directory(self.root)
+        changes = {change: copies.change(change) for change in self.pending_strict + self.pending_ordered}
+        other.pending_strict = [changes[change] for change in self.pending_strict]
+        other.pending_ordered = [changes[change] for change in self.pending_ordered]
+        return other
 
     def new_ino(self) -> int:
         self.files_made += 1

@@ -73,9 +73,6 @@ class Process(Disk):
         """A process on a copy of the machine, cache and journal included; no other process runs there."""
         machine = deepcopy(self.machine)
         machine.off = False
-        for node in machine.known():
-            node.exclusive = None
-            node.shared.clear()
         other = type(self)(machine=machine)
         other.umask_mode = self.umask_mode
         other.story = self.story
@@ -158,7 +155,7 @@ class Process(Disk):
     def heal(self) -> None:
         """Take all armed faults back, and a read-only state: the cause is gone."""
         self.faults.clear()
-        self.machine.broken = 0
+        self.machine.broken, self.machine.aborted = 0, False
 
     def make_read_only(self, error: int = errno.EROFS) -> None:
         """Every call that changes something fails from now on, as behind ``mount -o remount,ro``."""

@@ -12,7 +12,6 @@ from pspf.store.open import open_store
 from pspf.store.store import Store
 from pspf.testing.faults import Killed
 from pspf.testing.ledger import ABSENT, ACKNOWLEDGED, PENDING, Ledger, read_all
-from pspf.testing.schedule import Schedule
 from pspf.testing.simdisk import SimDisk
 
 STORE = "/store"
@@ -313,10 +312,13 @@ class Poisoned(Appends):
                 with open_store(self.path, disk=disk) as store:
                     while left:
                         left -= 1
-                        self.ledger.append(store, size=self.size)
+                        self.one(store)
             except errors.IOFailed:
                 if disk.machine.broken:
                     return
+
+    def one(self, store: Store) -> None:
+        self.ledger.append(store, size=self.size)
 
     def recover(self, disk: SimDisk, cut: bool) -> None:
         if disk.machine.broken:  # nothing helps but to mount it again, and then the cache is gone
@@ -348,8 +350,11 @@ class Producer(Appends):
 
     def work(self, store: Store) -> None:
         for _ in range(5):
-            self.ledger.begin("p", 0, [b"flight %d" % len(self.ledger.batches)])
-            self.produce(store)
+            self.one(store)
+
+    def one(self, store: Store) -> None:
+        self.ledger.begin("p", 0, [b"flight %d" % len(self.ledger.batches)])
+        self.produce(store)
 
     def produce(self, store: Store) -> None:
         """The newest record, and again each one before it, by its sequence."""
@@ -368,6 +373,41 @@ class Producer(Appends):
         if any(batch.writer == "p" for batch in self.ledger.batches):
             self.produce(store)
         super().go_on(store, partition)
+
+
+class ProducerHealed(Producer, Poisoned):
+    """A sync fails under a producer: the healed partition must know it, or its repeats are appended twice."""
+
+
+class ProducerBehindLoss(Producer):
+    """An acknowledged record of somebody else is gone from the end: the log goes on behind the gap, and knows
+    its producers. The ledger wants every offset, so that what must hold is said here."""
+
+    def prepare(self) -> SimDisk:
+        disk = super().prepare()
+        with open_store(self.path, disk=disk) as store:
+            for _ in range(3):
+                self.one(store)
+            store.append("t", b"lost", partition=0)
+        (name,) = (name for name in disk.tree() if name.endswith(".log"))
+        disk.plant(name, (disk.tree()[name] or b"")[:-60])
+        return disk
+
+    def work(self, store: Store) -> None:
+        for _ in range(3):
+            self.one(store)
+
+    def observe(self, disk: SimDisk) -> None:
+        """What is behind the gap is looked at afterwards."""
+
+    def recover(self, disk: SimDisk, cut: bool) -> None:
+        for _ in range(2):
+            with open_store(self.path, disk=disk) as store:
+                self.produce(store)
+                values = [record.value for record in store.read("t", skip_damaged=True)]
+            mine = [batch.values[0] for batch in self.ledger.batches if batch.writer == "p"]
+            assert [value for value in values if value in mine] == mine
+            assert len(values) == 1 + len(mine)
 
 
 class Interval(SingleAppends):
@@ -398,50 +438,6 @@ class MixedLevels(Appends):
             self.ledger.append(store, durability="sync" if number % 3 == 2 else None)
 
 
-class Interleaved(Appends):
-    """Processes that meet between any two calls of each other."""
-
-    def __init__(self, seed: int, stay: float, processes: int = 2, count: int = 4) -> None:
-        super().__init__()
-        self.seed = seed
-        self.stay = stay
-        self.processes = processes
-        self.count = count
-
-    def run(self, disk: SimDisk) -> None:
-        schedule = Schedule(self.seed, self.stay)
-        for number in range(self.processes):
-            process = disk if number == 0 else disk.process()
-            schedule.add(process, lambda each=process, name=f"w{number}": self.appends(each, name))  # type: ignore[misc]
-        schedule.run()
-
-    def appends(self, disk: SimDisk, name: str) -> None:
-        with open_store(self.path, disk=disk) as store:
-            for _ in range(self.count):
-                self.ledger.append(store, name)
-
-
-class InterleavedRoll(Interleaved):
-    segment_bytes = 64 << 10
-
-    def appends(self, disk: SimDisk, name: str) -> None:
-        with open_store(self.path, disk=disk) as store:
-            for _ in range(self.count):
-                self.ledger.append(store, name, size=25_000)
-
-
-class InterleavedFirst(Interleaved):
-    """Everybody comes first: store, topic and partition are made by whoever is faster."""
-
-    prepared = False
-
-    def appends(self, disk: SimDisk, name: str) -> None:
-        with open_store(self.path, disk=disk) as store:
-            for _ in range(self.count):
-                self.ledger.append(store, name)
-                self.created = True
-
-
 SCENARIOS: dict[str, Callable[[], Appends]] = {
     "single appends, zeros ahead": SingleAppends,
     "bulk": Bulk,
@@ -456,6 +452,9 @@ SCENARIOS: dict[str, Callable[[], Appends]] = {
     "a topic is deleted": DeleteTopic,
     "the clock goes back": ClockGoesBack,
     "producer": Producer,
+    "producer, a sync fails": lambda: ProducerHealed("fdatasync", 2, "clean"),
+    "producer, a sync fails, size kept": lambda: ProducerHealed("fdatasync", 4, "clean", True),
+    "producer, acknowledged records are gone": ProducerBehindLoss,
     "durability interval": Interval,
     "durability os": InCache,
     "durability sync in a topic of os": MixedLevels,
@@ -467,11 +466,4 @@ SCENARIOS: dict[str, Callable[[], Appends]] = {
     "the sync of commit fails at a roll": lambda: PoisonedRoll("fdatasync", 4, ""),
     "a journal is aborted": lambda: Poisoned("fdatasync", 2, "aborted"),
     "a write-back fails": lambda: Poisoned("pwrite", 2, "writeback"),
-}
-
-TOGETHER: dict[str, Callable[[int], Appends]] = {
-    "two writers between calls": lambda seed: Interleaved(seed, 0.5),
-    "three writers between calls": lambda seed: Interleaved(seed, 0.8, processes=3, count=3),
-    "two writers roll": lambda seed: InterleavedRoll(seed, 0.7),
-    "two writers come first": lambda seed: InterleavedFirst(seed, 0.7, count=2),
 }

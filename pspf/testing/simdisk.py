@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 
 from pspf.disk.real import READ
-from pspf.testing.faults import Fault, WouldDeadlock, os_error
+from pspf.testing.faults import Fault, Stopped, WouldDeadlock, os_error
 from pspf.testing.medium import PAGE, Directory, File, OpenFile
 from pspf.testing.process import Process
 
@@ -80,7 +80,10 @@ class SimDisk(Process):
         still hold a descriptor may say so when they are collected."""
         if self.dead is not None:
             return
-        self._begin("close", self._name(fd))
+        try:
+            self._begin("close", self._name(fd))
+        except Stopped:
+            return  # it ends with the next call that matters
         self._get(fd)
         self._release(fd)
 
@@ -164,11 +167,13 @@ class SimDisk(Process):
         try:
             directory, last = self._parent(name, dir_fd)
             named = self._look_up(directory, last)
-        except OSError:
-            named = None
+            if named is None:
+                raise os_error(errno.ENOENT)
+        except OSError as error:
+            raise os_error(error.errno or 0, name) from None
         if isinstance(named, File):
             return named.read_medium(length, position)
-        if not isinstance(node, File):
+        if not isinstance(node, File):  # a directory cannot be opened for it
             raise os_error(errno.EISDIR)
         return bytes(memoryview(node.cache)[position : position + length])
 
@@ -176,13 +181,29 @@ class SimDisk(Process):
 
     def pwrite(self, fd: int, data: "bytes | memoryview", position: int) -> None:
         """As :meth:`pspf.disk.real.Disk.pwrite`."""
-        fault = self._begin("pwrite", self._name(fd), changing=True)
+        fault = self._begin("pwrite", self._name(fd), changing=not self._silent(fd, position + len(data)))
         self._write(fd, data, position, fault)
 
     def pwritev(self, fd: int, parts: "Sequence[bytes | memoryview]", position: int) -> None:
         """As :meth:`pspf.disk.real.Disk.pwritev`."""
-        fault = self._begin("pwritev", self._name(fd), changing=True)
+        end = position + sum(map(len, parts))
+        fault = self._begin("pwritev", self._name(fd), changing=not self._silent(fd, end))
         self._write(fd, b"".join(parts), position, fault)
+
+    def _silent(self, fd: int, end: int) -> bool:
+        """Whether a write succeeds though the journal was aborted: it changes nothing that needs one."""
+        found = self._fds.get(fd)
+        return (
+            self.machine.aborted
+            and found is not None
+            and isinstance(found.node, File)
+            and end <= len(found.node.cache)
+        )
+
+    def update_times(self, fd: int) -> None:
+        """As :meth:`pspf.disk.real.Disk.update_times`. The times themselves are not kept."""
+        self._begin("update_times", self._name(fd), changing=True)
+        self._get(fd)
 
     def _write(self, fd: int, data: "bytes | memoryview", position: int, fault: Fault | None) -> None:
         if position < 0:
@@ -238,7 +259,7 @@ class SimDisk(Process):
             self._failed_sync(fault, found, node)
             return
         if self.machine.broken:
-            # Nothing new can be dirty since the disk broke; what was dirty then is lost, and success a lie.
+            # What is dirty is lost, and success a lie.
             node.forget()
             return
         self.machine.sync_file(node, call == "fdatasync")
@@ -257,7 +278,7 @@ class SimDisk(Process):
         node.forget(fault.keep_size)
         self.changes += 1
         if fault.lies == "aborted":
-            self.machine.broken = fault.error
+            self.machine.broken, self.machine.aborted = fault.error, True
             return
         node.errors += 1
         node.errors_told = True
@@ -395,6 +416,10 @@ class SimDisk(Process):
             self.when_blocked()
             self._check_alive()
         return True
+
+    def lock_soon(self, fd: int) -> bool:
+        """As :meth:`pspf.disk.real.Disk.lock_soon`: who runs gives the lock back soon, who does not never."""
+        return self.lock(fd, wait=self.when_blocked is not None)
 
     def lock_shared(self, fd: int) -> bool:
         """As :meth:`pspf.disk.real.Disk.lock_shared`."""

@@ -124,7 +124,11 @@ class _Sweep:
         scenario = deepcopy(self._scenario)
         disk = scenario.prepare()
         before = disk.changes
-        scenario.run(disk)
+        try:
+            scenario.run(disk)
+        except Exception as error:
+            self._violated("not ended", error)
+            return self.figures
         order = list(range(disk.changes - before + 1))
         self._rng.shuffle(order)
         if self._stops:
@@ -144,11 +148,14 @@ class _Sweep:
         scenario = deepcopy(self._scenario)
         disk = scenario.prepare()
         disk.stop_after(stop, self._how, torn)
+        told = f"stop {stop}" + (f", inside a write ({torn} bytes done)" if torn else "")
         try:
             scenario.run(disk)
         except Stopped:
             pass
-        told = f"stop {stop}" + (f", inside a write ({torn} bytes done)" if torn else "")
+        except Exception as error:  # of another process, which lived on
+            self._violated(f"{told}: before the end", error)
+            return 0
         if torn and self._known(scenario, disk):
             return 0
         self.figures.kills += 1

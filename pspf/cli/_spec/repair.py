@@ -10,10 +10,12 @@ ENTRIES: "dict[str, object]" = {
             "-p": ("partition", "number"),
             "--partition": ("partition", "number"),
             "--dry-run": ("dry_run", True),
+            "--json": ("json", True),
         },
         {
             "partition": None,
             "dry_run": False,
+            "json": False,
         },
         ("topic",),
     ),
