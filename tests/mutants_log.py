@@ -50,12 +50,6 @@ LOG: list[Mutant] = [
     ),
     Mutant(
         WRITER + "_open",
-        "or record.generation != commit.generation",
-        "",
-        "test_steps_of_appending.py::test_who_opens_after_a_death_in_a_heal_looks_for_the_end",
-    ),
-    Mutant(
-        WRITER + "_open",
         "not disk.lock_shared(files.commit_fd)",
         "False",
         "test_steps_of_appending.py::test_who_closes_gives_no_zeros_back_while_others_write",
@@ -804,7 +798,7 @@ LOG: list[Mutant] = [
         "pspf/log/scan.py:Scanner.step",
         "if self.fault:\n            return None\n        header",
         "if False:\n            return None\n        header",
-        "test_forged_batches.py::test_no_damaged_byte_of_a_batch_passes_the_strict_walk",
+        "test_forged_batches.py::test_a_log_that_ends_anywhere_inside_a_batch_ends_the_strict_walk",
     ),
     Mutant(
         "pspf/log/scan.py:Scanner.step",
@@ -864,7 +858,7 @@ LOG: list[Mutant] = [
         "pspf/log/reader.py:PartitionReader._fault_of",
         "header.next_offset > end_offset",
         "False",
-        "test_forged_batches.py::test_a_batch_that_reaches_into_the_next_segment_is_damage_to_a_reader",
+        "test_forged_batches.py::test_a_batch_that_reaches_beyond_its_segment_is_named",
     ),
     Mutant(
         "pspf/log/reader.py:PartitionReader._fault_of",

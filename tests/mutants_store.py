@@ -212,7 +212,7 @@ STORE: list[Mutant] = [
         "pspf/format/slots.py:newest_commit",
         "if _whole(slot):",
         "if True:",
-        "test_format_vectors.py::test_every_flipped_bit_of_a_vector_is_noticed",
+        "test_forged_batches.py::test_a_damaged_newest_slot_is_passed_over_for_the_one_before",
     ),
     Mutant(
         "pspf/format/slots.py:newest_commit",
@@ -224,7 +224,7 @@ STORE: list[Mutant] = [
         "pspf/format/slots.py:newest_commit",
         "places = (SECOND_SLOT, 0)",
         "places = (0, SECOND_SLOT)",
-        "test_format_fuzz.py::test_slots_of_another_topic_do_not_count",
+        "test_forged_batches.py::test_the_newest_of_two_whole_slots_counts",
     ),
     Mutant(
         "pspf/format/slots.py:commit_slots_valid",
@@ -242,7 +242,7 @@ STORE: list[Mutant] = [
         "pspf/format/slots.py:newest_start",
         "if _whole(slot):",
         "if True:",
-        "test_format_vectors.py::test_every_flipped_bit_of_a_vector_is_noticed",
+        "test_forged_batches.py::test_a_damaged_newest_slot_is_passed_over_for_the_one_before",
     ),
     Mutant(
         LIFE + "alter_topic_from",
@@ -266,7 +266,7 @@ STORE: list[Mutant] = [
         "pspf/store/repair.py:_wants_decision",
         "commit.flags & FLAG_DELETED",
         "False",
-        "test_steps_of_recovery.py::test_repair_of_a_deleted_topic_is_refused",
+        "test_forged_batches.py::test_no_end_is_decided_in_a_topic_that_was_deleted",
     ),
     Mutant(
         "pspf/store/repair.py:_repair",
@@ -278,14 +278,14 @@ STORE: list[Mutant] = [
         "pspf/store/rebuild.py:rebuild",
         "if segment_fault(block):",
         "if False:",
-        "test_decision_table_files.py::test_topic_settings_are_rebuilt_from_a_segment",
+        "test_forged_batches.py::test_settings_are_rebuilt_from_a_header_that_is_whole",
     ),
     # -- what is shown and verified
     Mutant(
         "pspf/store/describe.py:_last_time",
         "not header_fault(data, 0, active.segment_id, commit.durable_last)",
         "True",
-        "test_verify.py::test_a_damaged_partition_shows_in_describe_and_fails_the_row_of_its_topic",
+        "test_forged_batches.py::test_the_time_in_a_damaged_header_is_not_shown",
     ),
     Mutant(
         "pspf/store/inspect.py:_segment",
@@ -309,7 +309,7 @@ STORE: list[Mutant] = [
         "pspf/store/verify_partition.py:Walk._header",
         "block is None or segment_fault(block)",
         "block is None",
-        "test_decision_table_files.py::test_the_header_of_a_sealed_segment_damaged_costs_no_record",
+        "test_forged_batches.py::test_verify_believes_nothing_of_a_damaged_segment_header",
     ),
     Mutant(
         "pspf/store/verify_partition.py:Walk._own_header",
@@ -321,6 +321,6 @@ STORE: list[Mutant] = [
         "pspf/store/verify_segment.py:SegmentWalk._over_damage",
         "not header_fault(data, 0, scanner.segment_id, position)",
         "True",
-        "test_decision_table.py::test_a_damaged_body_costs_its_batch_and_the_next_is_found_by_length",
+        "test_forged_batches.py::test_verify_takes_no_length_from_a_damaged_header",
     ),
 ]

@@ -90,7 +90,6 @@ class Part:
     order in which they were written, that may still turn up. ``ghosts``: batches that others were written
     over, and that an unsynced page may bring back while those others are not durable. ``shaky``: a sync has
     failed, so what was acknowledged as less than durable may be taken back. ``losses``: how often that was.
-    ``healed``: a sync has failed here at any time.
     """
 
     def __init__(self) -> None:
@@ -101,7 +100,6 @@ class Part:
         self.ghosts: list[Batch] = []
         self.cut = False
         self.shaky = False
-        self.healed = False
         self.losses = 0
 
     def next_sequence(self, producer: str) -> int:

@@ -44,20 +44,10 @@ COUNTS: Counter[str] = Counter()
 RNG = Random(0)
 """Ids are taken from here; each example begins it anew, so that a failure can be seen again."""
 
-RAW = "readers pass raw errors of the operating system on"
-RENAME = "a rename writes settings back that the store remembers"
-UNPUBLISHED = "an append that is written and not published says that it failed"
 TAKEN_BACK = "a batch that was taken back may come back with a power cut"
 VISIBLE = "readers go to the visible end of a poisoned partition whose records a power cut took"
-FLAGLESS = "a delete that was ended half-way is finished without a flag for those who still append"
 UNSYNCED = "a delete that was ended half-way is finished before its rename is synced"
-OTHERS = "the directories of another topic are synced, if it got the name that the store remembers"
-FORGOTTEN = "a heal forgets the producers"
-UNTOLD = "a reader is not told what a heal took back, once appends have reached its position again"
-TOLERATED = {
-    *(RAW, RENAME, UNPUBLISHED, TAKEN_BACK, VISIBLE),
-    *(FLAGLESS, UNSYNCED, OTHERS, FORGOTTEN, UNTOLD),
-}
+TOLERATED = {TAKEN_BACK, VISIBLE, UNSYNCED}
 """Known defects of the engine, for the machine to go on behind them. One that is mended goes from here."""
 T = TypeVar("T")
 
@@ -106,7 +96,6 @@ class Tail:
         self.part = part
         self.reader = reader
         self.seen: list[Read] = part.log[:at]
-        self.losses = part.losses
 
 
 class Worker:
@@ -140,7 +129,6 @@ class Beside:
         self.plan = Plan()
         self.making: TopicConfig | None = None
         self.hit = self.ever_hit = self.lied = False
-        self.half_deleted: set[bytes] = set()
         self.cuts = self.looks = self.segments = 0
         self.checked = -1
         disk = Disk()
@@ -170,13 +158,8 @@ class Beside:
         process.faults = self.faults
         return Worker(process)
 
-    def attempt(
-        self, who: int, call: Callable[[Store], T], reading: bool = False
-    ) -> "T | errors.Error | object":
-        """The call's result, its error, or ``ENDED`` where the process did not live to see one.
-
-        :param reading: it may end with an error of the operating system, while that is tolerated.
-        """
+    def attempt(self, who: int, call: Callable[[Store], T]) -> "T | errors.Error | object":
+        """The call's result, its error, or ``ENDED`` where the process did not live to see one."""
         worker = self.workers[who]
         before = sum(fault.hits for fault in self.faults)
         outcome: T | errors.Error | object
@@ -196,11 +179,6 @@ class Beside:
             return ENDED
         except errors.Error as error:
             outcome = error
-        except OSError as error:
-            if not reading:
-                raise
-            outcome = errors.from_os(error, "cannot read")
-            assert RAW in TOLERATED, error
         self.note_faults(before)
         return outcome
 
@@ -215,7 +193,7 @@ class Beside:
                 # What was acknowledged as less than durable may be cut by the heal.
                 for topic in self.topics.values():
                     for part in topic.parts.values():
-                        part.shaky = part.healed = True
+                        part.shaky = True
 
     def excuse(self, error: object, *allowed: type[errors.Error]) -> None:
         """Raise an error for which there is no reason; damage never has one."""
@@ -284,7 +262,7 @@ class Beside:
         if plan.again is not None:
             self.workers[0].disk.stop_after(plan.again, plan.again_how)
         for _ in range(3):
-            outcome = self.attempt(0, partial(self.open_all, plan.reader_first), True)
+            outcome = self.attempt(0, partial(self.open_all, plan.reader_first))
             if outcome is not ENDED:
                 break
             COUNTS["ended in recovery"] += 1
@@ -429,9 +407,7 @@ class Beside:
 
         def begin(store: Store) -> tuple[Store, bytes, int]:
             topic = store.topic(name)
-            names = self.world.names
-            renamed = names.get(name) != topic.topic_id and topic.topic_id in names.values()
-            if fresh or (renamed and OTHERS in TOLERATED):
+            if fresh:
                 store.forget(name)
                 topic = store.topic(name)
             return store, topic.topic_id, topic.config.partitions
@@ -462,7 +438,7 @@ class Beside:
             (number,) = by_place
             part = topic.part(number)
             source = (producer, part.next_sequence(producer) - behind)
-            if source[1] < 0 or (FORGOTTEN in TOLERATED and part.healed):
+            if source[1] < 0:
                 return True
         if off is not None:
             (number,) = by_place
@@ -512,7 +488,12 @@ class Beside:
         if isinstance(outcome, list):
             self.acknowledged(who, topic_id, topic, batches, outcome, expect)
             return True
-        self.failed(topic_id, topic, batches, outcome, source, expect)
+        renamed = self.world.names.get(name) != topic_id
+        if not (renamed and isinstance(outcome, errors.TopicDeleted)):  # told by who remembers the old name
+            self.failed(topic_id, topic, batches, outcome, source, expect)
+            return False
+        for number, batch in batches:
+            topic.part(number).drop(batch)
         return False
 
     def acknowledged(
@@ -526,9 +507,7 @@ class Beside:
     ) -> None:
         # A delete that was ended half-way may leave the topic at work under another name.
         left = any(name.startswith(".del-") for name in self.looker.listdir(self.observer.topics_fd))
-        if topic_id not in self.world.names.values() and not left:
-            COUNTS["acknowledged in a deleted topic"] += 1
-            assert topic_id in self.half_deleted and FLAGLESS in TOLERATED, "acknowledged in a deleted topic"
+        assert topic_id in self.world.names.values() or left, "acknowledged in a deleted topic"
         assert [row.partition for row in rows] == [number for number, _ in batches]
         COUNTS["acknowledged"] += len(rows)
         for row, (number, batch) in zip(rows, batches, strict=True):
@@ -573,8 +552,6 @@ class Beside:
     ) -> None:
         """Only some errors leave the outcome open; after all others nothing may be there, ever."""
         in_doubt = isinstance(error, errors.OutcomeUnknown | errors.Poisoned) or len(batches) > 1
-        if UNPUBLISHED in TOLERATED and topic.modes != {"sync"}:
-            in_doubt |= any(fault.hits and "commit".endswith(fault.name) for fault in self.faults)
         if TAKEN_BACK in TOLERATED:
             in_doubt |= any(fault.hits and "lock".endswith(fault.name) for fault in self.faults)
         for number, batch in [] if in_doubt else batches:

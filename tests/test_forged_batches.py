@@ -10,11 +10,22 @@ from pspf import errors
 from pspf.disk.real import WRITE
 from pspf.format.batch import HEADER_BYTES, NO_TABLE, header_fault, parse_header
 from pspf.format.encode import encode_records
+from pspf.format.segment import parse_segment
+from pspf.format.slots import (
+    FLAG_DELETED,
+    FLAG_DOUBT,
+    Commit,
+    NewerSlot,
+    Start,
+    newest_commit,
+    newest_start,
+)
 from pspf.log.producers import ProducerCheck
 from pspf.log.reader import PartitionReader
 from pspf.log.scan import Scanner, hop
 from pspf.store.feed import FeedOptions, feed
 from pspf.store.open import open_store
+from pspf.store.repair import _wants_decision
 from pspf.testing import Killed, SimDisk, WouldDeadlock
 from pspf.testing.scenarios import STORE
 from tests.test_crash_states import same_every_time
@@ -102,8 +113,9 @@ def test_a_batch_that_reaches_into_the_next_segment_is_damage_to_a_reader() -> N
     overwrite(disk, SEGMENT, position, batch)
     fd = disk.open(SEGMENT, WRITE, disk.open_dir("/"))
     disk.truncate(fd, position + len(batch))
-    with pytest.raises(errors.Damaged):
+    with pytest.raises(errors.Damaged) as found:
         read(disk)
+    assert found.value.offset == 1, "records of the next segment would be given twice"
 
 
 @pytest.mark.parametrize("at", [4, 20, 24])
@@ -130,6 +142,16 @@ def test_no_damaged_byte_of_a_batch_passes_the_strict_walk() -> None:
         assert scanner.step() is None and scanner.fault, at - start
         overwrite(log.disk, SEGMENT, at, log.raw[at : at + 1])
     assert scanner_of(log).step() is not None
+
+
+def test_a_log_that_ends_anywhere_inside_a_batch_ends_the_strict_walk() -> None:
+    log = three_records()
+    start = log.places[3][0]
+    for size in range(len(log.raw) - 1, start, -1):
+        log.disk.truncate(log.fd, size)
+        log.raw = log.raw[:size]
+        scanner = scanner_of(log)
+        assert scanner.step() is None and "ends inside" in scanner.fault
 
 
 @pytest.mark.parametrize("first, chain", [(3, 77), (4, None), (2, None)])
@@ -180,18 +202,23 @@ def test_a_reader_is_told_that_its_topic_was_deleted() -> None:
 
 def test_a_reader_settles_nothing_in_a_topic_that_is_being_deleted() -> None:
     disk = plain_topic()
-    reading = open_store(STORE, disk=disk.process())
-    reader = reading.reader("t", 0)
-    fd = disk.open_dir(PARTITION)
-    with open_store(STORE, disk=disk) as store:
-        disk.stop_behind("unlink", ".log")
-        with pytest.raises(Killed):
-            store.delete_topic("t")
-    assert fd
-    before = disk.tree()
-    with pytest.raises(errors.Error):
+    reading = disk.process()
+    reader = open_store(STORE, disk=reading).reader("t", 0)
+    before: dict[str, bytes | None] = {}
+
+    def deleted_meanwhile(call: str) -> None:
+        if call == "pread":  # the files are open by now, and nothing of them was read
+            reading.before_call = None
+            with open_store(STORE, disk=disk) as store:
+                disk.stop_behind("unlink", ".log")
+                with pytest.raises(Killed):
+                    store.delete_topic("t")
+            before.update(disk.tree())
+
+    reading.before_call = deleted_meanwhile
+    with pytest.raises(errors.TopicDeleted):
         reader.end()
-    assert disk.tree() == before
+    assert before and reading.tree() == before
 
 
 def test_a_reader_waits_for_the_lock_where_no_end_is_published() -> None:
@@ -281,3 +308,118 @@ def test_another_input_under_the_name_of_a_producer_is_refused(tmp_path: "object
                 with pytest.raises(errors.ProducerConflict):
                     feed(store, "t", [path], FeedOptions(producer="p"))
             assert len(values(store)) == 3
+
+
+# -- what else looks at headers and slots
+
+
+def test_a_batch_that_reaches_beyond_its_segment_is_named() -> None:
+    log = three_records()
+    reader = open_store(STORE, disk=log.disk.process(), read_only=True).reader("t", 0)
+    reader.seek(3)
+    commit = reader._refresh()
+    assert commit is not None
+    data = log.forged(3, 3, [b"x", b"y"])
+    reader._chain = log.places[3][1].chain
+    reader.next_offset = 3
+    assert reader._fault_of(parse_header(data), data, 0, 5, commit) == ""
+    assert "reaches beyond" in reader._fault_of(parse_header(data), data, 0, 4, commit)
+
+
+def slots(kind: "type[Commit] | type[Start]", numbers: "tuple[int, int]") -> bytearray:
+    """A file with two slots of these sequences; each names its sequence as its offset, too."""
+    data = bytearray(1024)
+    for number in numbers:
+        if kind is Commit:
+            slot: Commit | Start = Commit(number, 1, 0, 0, number, number, 4096, 4096, 0, 9)
+            place = slot.place  # type: ignore[union-attr]
+        else:
+            slot, place = Start(number, 1, number, number, 9), 512 * (number & 1)
+        data[place : place + 64] = slot.encode()
+    return data
+
+
+def test_a_damaged_newest_slot_is_passed_over_for_the_one_before() -> None:
+    for bit in range(60 * 8):
+        for kind, newest in ((Commit, newest_commit), (Start, newest_start)):
+            data = slots(kind, (4, 5))
+            data[512 + bit // 8] ^= 1 << bit % 8
+            try:
+                found = newest(bytes(data), 9)
+            except NewerSlot:
+                raise AssertionError("a damaged slot was believed") from None
+            assert found is not None and found.sequence == 4, bit
+
+
+@pytest.mark.parametrize("numbers", [(4, 5), (5, 6)])
+def test_the_newest_of_two_whole_slots_counts(numbers: tuple[int, int]) -> None:
+    for kind, newest in ((Commit, newest_commit), (Start, newest_start)):
+        found = newest(bytes(slots(kind, numbers)), 9)
+        assert found is not None and found.sequence == max(numbers)
+
+
+def test_no_end_is_decided_in_a_topic_that_was_deleted() -> None:
+    disk = plain_topic()
+    with open_store(STORE, disk=disk) as store:
+        identity = store.topic("t").identity(0, "")
+    with pytest.raises(errors.TopicDeleted):
+        _wants_decision(Commit(1, 1, FLAG_DELETED | FLAG_DOUBT, 0, 0, 0, 4096, 4096, 0, 9), identity)
+
+
+def two_segments() -> SimDisk:
+    disk = plain_topic(interval_ms=777)
+    with opened(disk) as store:
+        roll_by(store)
+        store.append("t", b"1")
+    return disk
+
+
+SECOND = f"{PARTITION}/{1:020d}.log"
+
+
+@pytest.mark.parametrize("size", [4096, 100])
+def test_settings_are_rebuilt_from_a_header_that_is_whole(size: int) -> None:
+    disk = two_segments()
+    raw = disk.tree()[SECOND] or b""
+    at = raw.index(b"interval_ms = 777") + len("interval_ms = ")
+    overwrite(disk, SECOND, at, b"888")
+    disk.truncate(disk.open(SECOND, WRITE, disk.open_dir("/")), size)
+    disk.unlink("topic.toml", disk.open_dir(f"{STORE}/topics/t"))
+    with open_store(STORE, disk=disk) as store:
+        assert store.topic("t").config.interval_ms == 777
+
+
+def test_the_time_in_a_damaged_header_is_not_shown() -> None:
+    disk = plain_topic()
+    with opened(disk) as store:
+        store.append("t", b"1", timestamp_ms=5_000_000_000_000)
+    log = Log(disk)
+    position = log.places[1][0]
+    overwrite(disk, SEGMENT, position + 72 + 6, b"\x01")
+    with open_store(STORE, disk=disk, read_only=True) as store:
+        (partition,) = store.describe("t").partitions
+        assert partition.last_ms is None or partition.last_ms <= 5_000_000_000_000
+
+
+def kinds(disk: SimDisk) -> set[str]:
+    with open_store(STORE, disk=disk, read_only=True) as store:
+        return {found.kind for found in store.verify().findings if found.severity == "damage"}
+
+
+def test_verify_believes_nothing_of_a_damaged_segment_header() -> None:
+    disk = two_segments()
+    header = parse_segment((disk.tree()[SECOND] or b"")[:4096])
+    raw = disk.tree()[SECOND] or b""
+    at = raw.index(header.prev_crc.to_bytes(4, "little"))
+    overwrite(disk, SECOND, at, bytes([raw[at] ^ 1]))
+    assert kinds(disk) == {"segment-header"}
+
+
+def test_verify_takes_no_length_from_a_damaged_header() -> None:
+    log = three_records()
+    position, header = log.places[2]
+    longer = header.body_length + log.places[3][1].size  # as if it reached over the next one
+    overwrite(log.disk, SEGMENT, position + 28, longer.to_bytes(4, "little"))
+    with open_store(STORE, disk=log.disk, read_only=True) as store:
+        (found,) = [found for found in store.verify().findings if found.severity == "damage"]
+    assert (found.kind, found.first_offset, found.last_offset) == ("batch-header", 2, 2)

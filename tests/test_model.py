@@ -32,10 +32,8 @@ from tests.support_model import Headers, ModelTopic, Part, Read, changed, read_o
 from tests.support_model_engine import (
     COUNTS,
     ENDED,
-    RENAME,
     TOLERATED,
     UNSYNCED,
-    UNTOLD,
     Beside,
     End,
     Plan,
@@ -226,7 +224,7 @@ class StoreMachine(Beside, RuleBasedStateMachine):
             return
         store, _, part, place = found
         text = f"-{count}" if back else f"{first}:{first + count}"
-        outcome = self.attempt(who, lambda _: list(store.read(name, partitions=[place], ranges=[text])), True)
+        outcome = self.attempt(who, lambda _: list(store.read(name, partitions=[place], ranges=[text])))
         self.look()  # a reader that comes first settles what a kill has left
         if isinstance(outcome, list):
             log = part.log
@@ -257,7 +255,7 @@ class StoreMachine(Beside, RuleBasedStateMachine):
                 reader.seek(len(part.log))
             return True
 
-        outcome = self.attempt(who, seek, True)
+        outcome = self.attempt(who, seek)
         if outcome is True:
             worker.tails.append(tail)
         elif outcome is not ENDED:
@@ -454,8 +452,6 @@ class StoreMachine(Beside, RuleBasedStateMachine):
 
     def rename(self, who: int, old: str, new: str) -> None:
         def call(store: Store) -> None:
-            if RENAME in TOLERATED:
-                store.forget(old)
             store.rename_topic(old, new)
 
         self.change_names(who, old, new, call)
@@ -483,10 +479,8 @@ class StoreMachine(Beside, RuleBasedStateMachine):
             world.settled()
         else:
             COUNTS["change of names in doubt"] += 1
-            if not new:
-                self.half_deleted.add(topic_id)
-                if UNSYNCED in TOLERATED:
-                    self.machine.sync_all()
+            if not new and UNSYNCED in TOLERATED:
+                self.machine.sync_all()
             if outcome is not ENDED:
                 self.excuse(outcome)
         self.checked = -1
@@ -517,12 +511,10 @@ class StoreMachine(Beside, RuleBasedStateMachine):
         if self.unreadable(self.topics[tail.topic_id]):
             return
         outcome = self.attempt(
-            who, lambda _: read_on(tail.reader) if at_once else reads(tail.reader.read(1 << 12)), True
+            who, lambda _: read_on(tail.reader) if at_once else reads(tail.reader.read(1 << 12))
         )
         self.look()  # it settles what a kill has left
-        if UNTOLD in TOLERATED and tail.losses != part.losses:
-            self.workers[who].tails = [each for each in self.workers[who].tails if each is not tail]
-        elif tail.topic_id not in self.world.names.values():
+        if tail.topic_id not in self.world.names.values():
             # The model does not follow a topic that is gone; what still comes is no error, and no promise.
             if not isinstance(outcome, list):
                 self.workers[who].tails = [each for each in self.workers[who].tails if each is not tail]
@@ -535,7 +527,7 @@ class StoreMachine(Beside, RuleBasedStateMachine):
             COUNTS["records tailed"] += len(given)
         elif isinstance(outcome, errors.RecordsTakenBack):
             COUNTS["tail told of records taken back"] += 1
-            assert part.losses != tail.losses
+            assert part.losses
             del tail.seen[outcome.offset :]
         elif isinstance(outcome, errors.TopicDeleted):
             # One that has not come to any record yet looks for the topic by its name.

@@ -264,7 +264,7 @@ def test_the_batch_of_a_new_epoch_is_durable_before_it_is_published() -> None:
 
 
 def test_the_batch_of_a_new_epoch_is_vouched_for_by_who_wrote_it() -> None:
-    # It crosses from one page into the next: an append behind it does not bring all of it to the medium again.
+    # It crosses from one page into the next: an append behind it does not bring all of it back.
     for size in range(3_780, 3_980, 20):
         disk = lost_visible_records(size)
         fault = disk.fail("pwritev", lies="writeback", keep_size=True, name=".log")

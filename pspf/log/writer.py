@@ -128,13 +128,7 @@ class PartitionWriter:
 
                 self.end, commit = heal(files, commit, tell)
                 fresh = lock_record(self.end, commit.generation, 0, 0)
-            elif (
-                alone
-                or commit is None
-                or record is None
-                or record.flags & FLAG_ROLLING
-                or record.generation != commit.generation
-            ):
+            elif alone or commit is None or record is None or record.flags & FLAG_ROLLING:
                 # Nobody else has it open, or one who died left a record that does not name the end.
                 settled = settled_end(files, commit) if alone else None
                 if settled is not None and commit is not None:
