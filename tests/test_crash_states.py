@@ -78,10 +78,15 @@ def test_nothing_acknowledged_is_lost_by_writers_that_meet(name: str, how: type[
 @pytest.mark.faults
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_figures(name: str, figure: Figure) -> None:
-    figures = sweep(name, SCENARIOS[name](), seed=SEED, states=FIGURE, in_recovery=2)
-    print(Figures.head(), figures.row(), sep="\n")
-    assert not figures.violations, "\n\n".join(figures.violations)
-    figure(STATES + name, figures.ends)
+    total = Figures(name, SEED)
+    # Where one pass finds fewer ends (an aborted journal lets nothing reach the disk), another takes others.
+    for seed in range(SEED, SEED + 4):
+        total.add(sweep(name, SCENARIOS[name](), seed=seed, states=FIGURE, in_recovery=2))
+        if total.violations or total.ends >= FIGURE:
+            break
+    print(Figures.head(), total.row(), sep="\n")
+    assert not total.violations, "\n\n".join(total.violations)
+    figure(STATES + name, total.ends)
 
 
 def many_orders(name: str, how: type[Stopped], seed: int, orders: int) -> Figures:

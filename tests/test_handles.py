@@ -108,7 +108,7 @@ def test_a_failed_sync_poisons_though_nothing_more_can_be_opened(monkeypatch: py
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("builtins.open", _no_descriptors)
     monkeypatch.setattr(sys, "meta_path", [])
-    with pytest.raises(Exception):  # noqa: B017, PT011  (whatever comes, the handle is dead)
+    with pytest.raises(Exception):  # noqa: B017  (whatever comes, the handle is dead)
         writer.sync(end)
     monkeypatch.undo()
     assert writer.poisoned
