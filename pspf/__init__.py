@@ -31,7 +31,8 @@ def open(
     :raises pspf.errors.NoSuchStore: nothing there, or a directory that holds something else.
     :raises pspf.errors.NewerFormat: the store was written by a later version of PSPF.
     """
-    import pspf.errors  # noqa: F401  # now: when something fails, nothing more can be imported, perhaps
+    import pspf.errors
+    import pspf.store.missing  # noqa: F401  # now: when something fails, nothing more can be imported, perhaps
     from pspf.store.open import open_store
 
     return open_store(path, create=create, read_only=read_only)

@@ -32,6 +32,7 @@ LOCK_NAMES = (
 START_NAMES = "sequence generation flags log_start first_base topic_fold crc".split()
 INDEX_NAMES = "base_offset position previous max_before append_ns crc zero".split()
 PRODUCER_NAMES = "id epoch used_ms next_sequence source_position source_crc partitions placement".split()
+BOUNDED = "sequence active_base visible_offset durable_offset written_offset log_start first_base".split()
 KEYS, HEADERS, LINES, SOURCE = 8, 16, 64, 128
 MAX_BODY = 64 << 20
 
@@ -204,6 +205,7 @@ def read_slot(layout: str, names: list[str], data: bytes) -> Fields:
     slot = take(layout, names, data)
     need(len(data) == 64 and slot["crc"] == crc32(data[:60]), "slot CRC")
     need(slot["flags"] >> 24 == 1, "another version")
+    need(all(value < 1 << 63 for name, value in slot.items() if name in BOUNDED), "beyond the limits")
     slot["flags"] &= 0xFFFFFF
     slot.pop("zero", None)
     return slot

@@ -420,6 +420,12 @@ LOG: list[Mutant] = [
         "pass",
         "test_steps_of_appending.py::test_a_record_of_the_end_that_got_through_though_its_write_failed_is_taken_back",
     ),
+    Mutant(
+        OTHERS + "take_back",
+        "writer.files.disk.fdatasync(writer.end.segment.fd)",
+        "pass",
+        "test_steps_of_appending.py::test_a_batch_whose_end_could_not_be_recorded_is_not_brought_back_by_a_power_cut",
+    ),
     # -- poison
     Mutant(
         WRITER + "poison",

@@ -333,6 +333,12 @@ def whole_slots(data: bytes) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
+def bounded(layout: str, names: list[str], slot: bytes) -> bool:
+    """Whether sequence and offsets are within the limits of the format."""
+    fields = independent.take(layout, names, slot)
+    return all(fields[name] < 1 << 63 for name in independent.BOUNDED if name in fields)
+
+
 def check_slots(
     data: bytes, parse: Callable[[bytes, int], Any], names: list[str], layout: str, at: int
 ) -> bool:
@@ -343,7 +349,7 @@ def check_slots(
     except NewerSlot:
         assert any(version > 1 for _, version, _, _ in slots)
         return False
-    ours = [slot for slot in slots if slot[1] <= 1 and slot[2] == FOLD]
+    ours = [slot for slot in slots if slot[1] <= 1 and slot[2] == FOLD and bounded(layout, names, slot[3])]
     assert (found is not None) == bool(ours)
     if found is None:
         return False
@@ -375,10 +381,12 @@ def check_lock(data: bytes, _: bool) -> bool:
     except NewerSlot:
         assert right and data[7] > 1
         return False
+    layout = "<IIQQIIIIIQQI"
+    right = right and bounded(layout, independent.LOCK_NAMES, data)
     assert (found is not None) == (right and data[7] <= 1)
     if found is None:
         return False
-    other = independent.take("<IIQQIIIIIQQI", independent.LOCK_NAMES, data)
+    other = independent.take(layout, independent.LOCK_NAMES, data)
     other["flags"] &= 0xFFFFFF
     assert all(getattr(found, name) == other[name] for name in type(found).__slots__)
     return True

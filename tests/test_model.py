@@ -32,8 +32,6 @@ from tests.support_model import Headers, ModelTopic, Part, Read, changed, read_o
 from tests.support_model_engine import (
     COUNTS,
     ENDED,
-    TOLERATED,
-    UNSYNCED,
     Beside,
     End,
     Plan,
@@ -222,7 +220,7 @@ class StoreMachine(Beside, RuleBasedStateMachine):
         found = self.resolve(who, name, place)
         if found is None:
             return
-        store, _, part, place = found
+        store, topic_id, part, place = found
         text = f"-{count}" if back else f"{first}:{first + count}"
         outcome = self.attempt(who, lambda _: list(store.read(name, partitions=[place], ranges=[text])))
         self.look()  # a reader that comes first settles what a kill has left
@@ -236,7 +234,7 @@ class StoreMachine(Beside, RuleBasedStateMachine):
             ]
             assert given == list(enumerate(expected, begin))
         elif outcome is not ENDED:
-            self.excuse(outcome)
+            self.excuse(outcome, *self.told_of_a_rename(name, topic_id))
 
     @rule(who=WHO, name=NAME, place=PLACE, from_start=st.booleans())
     def begin_a_tail(self, who: int, name: str, place: int, from_start: bool) -> None:
@@ -251,15 +249,18 @@ class StoreMachine(Beside, RuleBasedStateMachine):
         tail = Tail(name, topic_id, part, reader, 0 if from_start else len(part.log))
 
         def seek(_: Store) -> bool:
-            if not from_start:
-                reader.seek(len(part.log))
+            try:
+                if not from_start:
+                    reader.seek(len(part.log))
+            except OSError as error:  # of a reader alone, only what `read` raises is told in our words
+                raise errors.from_os(error, "cannot seek") from error
             return True
 
         outcome = self.attempt(who, seek)
         if outcome is True:
             worker.tails.append(tail)
         elif outcome is not ENDED:
-            self.excuse(outcome)
+            self.excuse(outcome, *self.told_of_a_rename(name, topic_id))
 
     @rule(who=WHO, at_once=st.booleans())
     def poll_tails(self, who: int, at_once: bool) -> None:
@@ -479,8 +480,6 @@ class StoreMachine(Beside, RuleBasedStateMachine):
             world.settled()
         else:
             COUNTS["change of names in doubt"] += 1
-            if not new and UNSYNCED in TOLERATED:
-                self.machine.sync_all()
             if outcome is not ENDED:
                 self.excuse(outcome)
         self.checked = -1

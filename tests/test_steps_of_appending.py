@@ -522,6 +522,19 @@ def test_a_batch_whose_end_could_not_be_recorded_is_no_batch() -> None:
         assert len(found[0]) == 1
 
 
+def test_a_batch_whose_end_could_not_be_recorded_is_not_brought_back_by_a_power_cut() -> None:
+    disk, _ = one_record()
+    store = opened(disk)
+    disk.fail("pwrite", name="lock")
+    with pytest.raises(errors.IOFailed):
+        store.append("t", b"refused")
+    for model in ("strict", "ordered"):
+        for state in disk.crash_states(1, 30, model):
+            with open_store(STORE, disk=state) as again:
+                writer_of(again)
+                assert b"refused" not in values(again), state.story
+
+
 def test_a_record_of_the_end_that_got_through_though_its_write_failed_is_taken_back() -> None:
     disk, ledger = one_record()
     alive, store = opened(disk.process()), opened(disk)

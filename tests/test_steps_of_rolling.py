@@ -146,3 +146,21 @@ def test_a_successor_that_nobody_published_is_found_after_a_clean_end() -> None:
             roll_by(store)
         store.append("t", b"4")
         assert values(store) == [b"1", b"2", b"3", b"4"]
+
+
+def test_a_deletion_that_another_process_finishes_is_never_undone_by_half() -> None:
+    disk = plain_topic()
+    killed = disk.process()
+    killed.stop_behind("rename", "")
+    with pytest.raises(Killed):
+        open_store(STORE, disk=killed).delete_topic("t")
+    for changes in range(1, 30):
+        twin = disk.copy()
+        twin.stop_after(changes)
+        try:
+            open_store(STORE, disk=twin).create_topic("another")
+        except Killed:
+            pass
+        for state in all_states(twin, 20):
+            with open_store(STORE, create=False, disk=state) as again:
+                assert "t" not in again.topics() or values(again) == [b"before"], state.story

@@ -34,6 +34,8 @@ SLOT_BYTES = 64
 SECOND_SLOT = 512
 FILE_BYTES = 1024
 VERSION = 1 << 24
+MAX_NUMBER = (1 << 63) - 1
+"""Sequences and offsets are never above it: a forged one is damage, since the next could not be written."""
 FLAG_POISONED = 1
 FLAG_DELETED = 2
 FLAG_LINKED = 4
@@ -228,7 +230,7 @@ def newest_commit(data: bytes, topic_fold: int) -> "Commit | None":
         if _whole(slot):
             f = _COMMIT.unpack_from(slot)
             flags = _check_version(f[2])
-            if f[9] == topic_fold:
+            if f[9] == topic_fold and max(f[0], f[3], f[4], f[5]) <= MAX_NUMBER:
                 return Commit(f[0], f[1], flags, f[3], f[4], f[5], f[6], f[7], f[8], f[9])
     return None
 
@@ -244,7 +246,8 @@ def parse_lock(data: bytes) -> "LockRecord | None":
     if not _whole(data):
         return None
     f = _LOCK.unpack_from(data)
-    return LockRecord(f[0], _check_version(f[1]), *f[2:])
+    flags = _check_version(f[1])
+    return LockRecord(f[0], flags, *f[2:]) if max(f[2], f[3]) <= MAX_NUMBER else None
 
 
 def newest_start(data: bytes, topic_fold: int) -> "Start | None":
@@ -255,6 +258,7 @@ def newest_start(data: bytes, topic_fold: int) -> "Start | None":
         if _whole(slot):
             f = _START.unpack_from(slot)
             _check_version(f[2])
-            if f[5] == topic_fold and (best is None or f[0] > best.sequence):
+            right = f[5] == topic_fold and max(f[0], f[3], f[4]) <= MAX_NUMBER
+            if right and (best is None or f[0] > best.sequence):
                 best = Start(f[0], f[1], f[3], f[4], f[5])
     return best

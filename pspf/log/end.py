@@ -58,7 +58,7 @@ class End:
         self.append_ns = max(self.append_ns, min(header.append_ns, _LATEST_NS))
         self.epoch = max(self.epoch, header.epoch)
         back = header.table_back
-        self.producers = NO_TABLE if back == NO_TABLE else position - back
+        self.producers = NO_TABLE if back == NO_TABLE else max(position - back, NOT_KNOWN)
 
 
 def read_last(files: "PartitionFiles", segment: "Segment", commit: Commit, end: End) -> bool:

@@ -220,6 +220,7 @@ def take_back(writer: "PartitionWriter", before: bytes, position: int, error: OS
         # The failed write may have gone through all the same: first the old record, only then the batch.
         writer.files.disk.pwrite(writer.files.lock_fd, before, 0)
         writer.files.disk.pwrite(writer.end.segment.fd, bytes(HEADER_BYTES), position)
+        writer.files.disk.fdatasync(writer.end.segment.fd)  # or a power cut brings the batch back
     except OSError:
         raise pspf.errors.OutcomeUnknown(
             f"cannot append to {writer.identity}",
