@@ -15,6 +15,8 @@ MAX_BATCH_BODY = 64 << 20
 """Largest batch body in bytes, compressed or not; a reader allocates at most this much for a header."""
 MAX_BATCH_RECORDS = 1 << 20
 """Most records of a batch: a compressed byte can stand for thousands, and each is an object in memory."""
+MAX_NUMBER = (1 << 63) - 1
+"""Offsets and sequences of slots are never above it. A forged one is damage: it could not have a next."""
 MAX_HEADER_NAME = 0xFFFF
 """Most bytes in the name of a record's header: its length is stored in 16 bits."""
 

@@ -65,6 +65,7 @@ def read_batch(data: bytes, position: int, segment_id: int, at: int = 0) -> tupl
     need(0 < h["body_length"] <= MAX_BODY and h["plain_length"] <= MAX_BODY, "length out of bounds")
     need(h["count"] <= 1 << 20, "record count out of bounds")
     need(h["span"] >= h["count"] and h["extension_length"] <= h["body_length"], "fields that do not fit")
+    need(h["base_offset"] + h["span"] < 1 << 63, "offset out of bounds")
     need(h["version"] == 1, "another version")
     kind_codec = h.pop("kind_codec")
     h["kind"], h["codec"] = kind_codec >> 4, kind_codec & 15
@@ -206,6 +207,7 @@ def read_slot(layout: str, names: list[str], data: bytes) -> Fields:
     need(len(data) == 64 and slot["crc"] == crc32(data[:60]), "slot CRC")
     need(slot["flags"] >> 24 == 1, "another version")
     need(all(value < 1 << 63 for name, value in slot.items() if name in BOUNDED), "beyond the limits")
+    need(names != COMMIT_NAMES or slot["generation"] < (1 << 32) - 1, "beyond the limits")
     slot["flags"] &= 0xFFFFFF
     slot.pop("zero", None)
     return slot

@@ -178,6 +178,7 @@ def right_header(data: bytes) -> bool:
         and 0 < length <= MAX_BATCH_BODY
         and plain <= MAX_BATCH_BODY
         and count <= min(span, 1 << 20)
+        and struct.unpack_from("<Q", data, 40)[0] + span < 1 << 63
         and data[102] + 256 * data[103] <= length
     )
 
@@ -336,7 +337,8 @@ def whole_slots(data: bytes) -> list[tuple[int, int, int, bytes]]:
 def bounded(layout: str, names: list[str], slot: bytes) -> bool:
     """Whether sequence and offsets are within the limits of the format."""
     fields = independent.take(layout, names, slot)
-    return all(fields[name] < 1 << 63 for name in independent.BOUNDED if name in fields)
+    most = (1 << 32) - 1 if names == independent.COMMIT_NAMES else 1 << 32
+    return fields["generation"] < most and all(fields.get(n, 0) < 1 << 63 for n in independent.BOUNDED)
 
 
 def check_slots(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -14,7 +15,7 @@ from pspf.format.encode import encode_records
 from pspf.format.segment import SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment
 from pspf.model import TopicConfig
 from pspf.store.select import Selection
-from tests.support_damage import damage, partition, segments, verify
+from tests.support_damage import batches, damage, partition, segments, verify
 from tests.support_fuzz_store import seal_segment_file
 
 FIRST = SEGMENT_HEADER_BYTES
@@ -138,6 +139,49 @@ def test_appends_go_on_behind_a_forged_time(store_dir: Path, time: bytes, at: in
             store.append("t", b"%d" % number, producer="p")
     assert [r.offset for r in read(store_dir)] == list(range(5))
     assert len(segments(store_dir)) > 1
+
+
+ALL = b"\xff" * 8
+FORGED_NUMBERS = {
+    "sequence of commit": ("commit", 0, ALL),
+    "generation": ("commit", 8, ALL[:4]),
+    "visible and durable end": ("commit", 24, ALL + ALL),
+    "written end": ("lock", 16, ALL),
+    "sequence of start": ("start", 0, ALL),
+    "first offset of a control batch": ("log", FIRST + 40, ALL),
+    "distance to producer state": ("log", -1, b"\xff\xff\xff\0"),
+}
+
+
+@pytest.mark.parametrize("poisoned", [False, True])
+@pytest.mark.parametrize("what", FORGED_NUMBERS)
+def test_appends_go_on_behind_a_forged_number_that_has_no_next(
+    store_dir: Path, what: str, poisoned: bool
+) -> None:
+    with pspf.open(str(store_dir)) as store:
+        store.append("t", b"0", producer="p")
+    name, at, number = FORGED_NUMBERS[what]
+    if at < 0:
+        at = batches(segments(store_dir)[0])[-1].position + 24
+    if name == "log":
+        forge(segments(store_dir)[0], put(at, number))
+    for small in ("commit", "lock", "start"):
+        file = partition(store_dir) / small
+        data = bytearray(file.read_bytes())
+        for slot in (0, 512)[: 1 + (small != "lock")]:
+            if small == name:
+                data[slot + at : slot + at + len(number)] = number
+            if small == "commit" and poisoned:
+                data[slot + 12] |= 1  # a heal begins the next generation
+            if any(data[slot : slot + 60]):
+                data[slot + 60 : slot + 64] = crc32(data[slot : slot + 60]).to_bytes(4, "little")
+        file.write_bytes(data)
+    for value in (b"1", b"2"):
+        with pspf.open(str(store_dir)) as store:
+            store.append("t", value, producer="q")
+    found = [record.value for record in read(store_dir, skip_damaged=True)]
+    assert found == [b"0", b"1", b"2"]
+    verify(store_dir)
 
 
 @pytest.mark.parametrize("place", [72, 84], ids=["end", "crc"])

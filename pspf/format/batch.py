@@ -41,7 +41,7 @@ outside any lock.
 from _struct import Struct
 from zlib import crc32 as _zlib_crc32
 
-from pspf.model import MAX_BATCH_BODY, MAX_BATCH_RECORDS
+from pspf.model import MAX_BATCH_BODY, MAX_BATCH_RECORDS, MAX_NUMBER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -321,6 +321,8 @@ def header_fault(data: "bytes | memoryview", at: int, segment_id: int, position:
         return "record count out of bounds"
     if int.from_bytes(header[52:56], "little") < count:
         return "offset span below the record count"
+    if int.from_bytes(header[40:48], "little") + int.from_bytes(header[52:56], "little") > MAX_NUMBER:
+        return "offset out of bounds"
     if int.from_bytes(header[102:104], "little") > length:
         return "extension longer than the body"
     return ""

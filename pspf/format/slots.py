@@ -30,12 +30,14 @@ All are little endian. The top byte of the flags is the format version, 1.
 from _struct import Struct
 from zlib import crc32 as crc32_small
 
+from pspf.model import MAX_NUMBER
+
 SLOT_BYTES = 64
 SECOND_SLOT = 512
 FILE_BYTES = 1024
 VERSION = 1 << 24
-MAX_NUMBER = (1 << 63) - 1
-"""Sequences and offsets are never above it: a forged one is damage, since the next could not be written."""
+MAX_GENERATION = (1 << 32) - 2
+"""Of a ``commit`` in force: a heal writes the next one."""
 FLAG_POISONED = 1
 FLAG_DELETED = 2
 FLAG_LINKED = 4
@@ -230,7 +232,8 @@ def newest_commit(data: bytes, topic_fold: int) -> "Commit | None":
         if _whole(slot):
             f = _COMMIT.unpack_from(slot)
             flags = _check_version(f[2])
-            if f[9] == topic_fold and max(f[0], f[3], f[4], f[5]) <= MAX_NUMBER:
+            bounded = f[1] <= MAX_GENERATION and max(f[0], f[3], f[4], f[5]) <= MAX_NUMBER
+            if f[9] == topic_fold and bounded:
                 return Commit(f[0], f[1], flags, f[3], f[4], f[5], f[6], f[7], f[8], f[9])
     return None
 
