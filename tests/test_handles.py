@@ -313,3 +313,13 @@ def test_a_clock_out_of_range_does_no_harm(
     with pspf.open(str(store_dir)) as store:
         store.append("t", b"after")
         assert [record.value for record in store.read("t")] == [b"before", b"x", b"after"]
+
+
+def test_a_disk_that_answers_nothing_any_more_is_an_error_of_ours() -> None:
+    disk = SimDisk()
+    topic_on(disk).close()
+    store = open_store(STORE, disk=disk)
+    topic = store.topic("t")
+    disk.fail("*", times=1_000)
+    with pytest.raises(errors.IOFailed):
+        store.partition_writer(topic, 0)

@@ -337,6 +337,8 @@ class Store:
             return self.disk.stat_name(topic.name, self.topics_fd).st_ino == topic.stamp[0]
         except FileNotFoundError:
             return False
+        except OSError:
+            return True  # nobody can tell; what failed before tells more
 
     @staticmethod
     def _close_quietly(writer: "PartitionWriter") -> None:
