@@ -92,10 +92,10 @@ class PartitionWriter:
         self._zeros_off = not identity.config.preallocate or self.durability != "sync"
         self.producers: "ProducerState | None" = None
         self.report: "Report | None" = None
-        what = f"cannot open {identity} for appending"
         try:
             self.files = PartitionFiles(disk, identity, dir_fd, writable=True)
         except OSError as error:
+            what = f"cannot open {identity} for appending"
             raise pspf.errors.from_os(error, what, identity.path) from error
         try:
             self._open(tell)
